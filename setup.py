@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Builds the package. What is special: the start-up files must lie in the root of site-packages, see `BuildPy`."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "ultralytics_akconv/__init__.py").read_text("utf-8"), re.M)[1]
+
+# Read by Python at every start (site module). An error must stay silent there: a broken or half-removed plug-in may not
+# write to the stderr of every Python program on the machine.
+PTH = (
+    'import sys; exec("try:\\n import ultralytics_akconv_startup\\n ultralytics_akconv_startup.install()'
+    '\\nexcept Exception:\\n pass")\n'
+)
+START = "ultralytics_akconv_startup:install\n"  # PEP 829, Python 3.15 on: replaces the .pth of the same name
+
+
+class BuildPy(build_py):
+    """Writes `ultralytics_akconv.pth` and `.start` beside the packages, for wheels and editable installs alike.
+
+    `data_files` never reach an editable install; there, the root is where the `install` command would put the library.
+    """
+
+    def run(self):
+        """Build the modules, then write the two start-up files."""
+        super().run()
+        root = Path(self.get_finalized_command("install").install_lib if self.editable_mode else self.build_lib)
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "ultralytics_akconv.pth").write_text(PTH, "utf-8")
+        (root / "ultralytics_akconv.start").write_text(START, "utf-8")
+
+
+setup(
+    name="ultralytics-akconv",
+    version=VERSION,
+    description="AKConv (LDConv) for Ultralytics YOLO: any number of sampling points, every task, the ordinary yolo command",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="AGPL-3.0-or-later",
+    python_requires=">=3.9",
+    install_requires=["ultralytics>=8.3.9", "torch", "einops", "pyyaml"],
+    packages=["ultralytics_akconv", "ultralytics_akconv.cfg"],
+    package_dir={"ultralytics_akconv": "ultralytics_akconv", "ultralytics_akconv.cfg": "cfg"},
+    package_data={"ultralytics_akconv": ["py.typed"], "ultralytics_akconv.cfg": ["**/*"]},
+    py_modules=["ultralytics_akconv_startup"],
+    cmdclass={"build_py": BuildPy},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

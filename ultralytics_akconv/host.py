@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The host (`ultralytics`): which releases the plug-in works with. Standard library only."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+
+MINIMUM = (8, 3, 9)  # the first release that keeps a layer's parameter count on the instance, not on its class
+
+
+def check_host() -> None:
+    """Raise an ImportError that says what to do if the host is missing or too old."""
+    minimum = ".".join(map(str, MINIMUM))
+    try:
+        import ultralytics
+    except ModuleNotFoundError as error:
+        if error.name != "ultralytics":
+            raise
+        raise ImportError(f"ultralytics-akconv needs ultralytics>={minimum}: pip install -U ultralytics") from error
+    # A host that is being imported right now may not have its __version__ yet.
+    version = getattr(ultralytics, "__version__", None) or metadata.version("ultralytics")
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < MINIMUM:
+        raise ImportError(
+            f"ultralytics-akconv needs ultralytics>={minimum}, found {version}: pip install -U ultralytics"
+        )

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""AKConv as a module: the weights, the offset branch and the published state-dict layout.
+
+Checkpoints pickle the path `ultralytics_akconv.modules.AKConv`: it must never change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules import block
+from ultralytics.nn.modules.conv import Conv
+
+from ultralytics_akconv.functional import BORDERS, resample
+from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
+
+# Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
+_PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
+
+
+class OffsetConv2d(nn.Conv2d):
+    """The 3x3 convolution that predicts the offsets: weight zero at the start, bias as PyTorch draws it.
+
+    A class of its own because the host's `reset_weights()` calls `reset_parameters` on every convolution.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw the bias as any Conv2d does and set the weight to zero."""
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a constant (`offset_lr`)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.scale, None
+
+
+def _check_positive_int(name: str, value: int) -> int:
+    """Return `value` if it is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+class AKConv(nn.Module):
+    """Convolution with any number of sampling points, any initial shape and learned offsets.
+
+    What: a 3x3 convolution predicts an offset for each of N points; the input is sampled there bilinearly and the N
+    samples of a pixel go through one (N, 1) column convolution, BatchNorm and SiLU (the host's `Conv`).
+
+    Paper: "AKConv: Convolutional Kernel with Arbitrary Sampled Shapes and Arbitrary Number of Parameters", arXiv
+    2311.11587; published later as "LDConv: Linear deformable convolution" (Image and Vision Computing 2024, 105190).
+
+    Departures: positions are float32 under AMP and half precision, where the published code quantises them; NaN and inf
+    offsets never index out of the map; the published backward hook, which has no effect, is left out and `offset_lr`
+    does what it meant; the double border weight of the published code is an option (`border`), and the default.
+
+    Args:
+        in_channels: Channels of the input, C1.
+        out_channels: Channels of the output, C2.
+        num_param: Number of sampling points N.
+        stride: Input pixels from one output pixel to the next; the output is `floor((H - 1) / stride) + 1` high.
+        shape: Initial shape, a name of `shapes.SHAPES` or N `[row, col]` pairs in input pixels.
+        border: "paper" (published: the border pixel counts twice an axis), "clamp" (replicate) or "zeros".
+        origin: "corner" (published: the shape's top-left lies on the output pixel) or "center".
+        offset_lr: Factor on the gradient that reaches the offset branch; 1.0 leaves it as it is.
+        act: The activation, as in the host's `Conv`: True for its default, False for none, or a module.
+
+    Shapes: (B, C1, H, W) -> (B, C2, h, w).
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a value is not allowed; the message says what is.
+
+    Example:
+        >>> AKConv(64, 128, num_param=5, stride=2)(torch.randn(1, 64, 80, 80)).shape
+        torch.Size([1, 128, 40, 40])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_param: int,
+        stride: int = 1,
+        *,
+        shape: str | list[list[float]] = "default",
+        border: str = "paper",
+        origin: str = "corner",
+        offset_lr: float = 1.0,
+        act: bool | nn.Module = True,
+    ) -> None:
+        super().__init__()
+        if border not in BORDERS:
+            raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
+        if isinstance(offset_lr, bool) or not isinstance(offset_lr, (int, float)):
+            raise TypeError(f"offset_lr must be a number, got {offset_lr!r} ({type(offset_lr).__name__})")
+        if not 0 <= offset_lr < float("inf"):
+            raise ValueError(f"offset_lr must be finite and not negative, got {offset_lr}")
+        if not isinstance(act, (bool, nn.Module)):  # the host's Conv would take anything else for "no activation"
+            raise TypeError(f"act must be a bool or a module, got {act!r} ({type(act).__name__})")
+        self.in_channels = _check_positive_int("in_channels", in_channels)
+        self.out_channels = _check_positive_int("out_channels", out_channels)
+        self.num_param = check_num_param(num_param)
+        self.stride = _check_positive_int("stride", stride)
+        self.points: Points = sampling_points(num_param, shape, origin)
+        self.shape = shape if isinstance(shape, str) else "custom"
+        self.border = border
+        self.origin = origin
+        self.offset_lr = float(offset_lr)
+        self.p_conv = OffsetConv2d(in_channels, 2 * num_param, 3, stride=stride, padding=1)
+        self.conv = Conv(in_channels, out_channels, (num_param, 1), (num_param, 1), 0, act=act)  # p=0: no autopad
+
+    def offsets(self, x: Tensor) -> Tensor:
+        """Return the learned offsets (B, 2N, h, w) of `x` in input pixels: N rows, then N columns."""
+        offset = self.p_conv(x)
+        if self.offset_lr != 1.0 and self.training:
+            offset = _ScaleGradient.apply(offset, self.offset_lr)
+        return offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer: (B, C1, H, W) -> (B, C2, h, w)."""
+        return self.conv(resample(x, self.offsets(x), self.points, self.stride, self.border))
+
+    def extra_repr(self) -> str:
+        """Return the options that tell one AKConv from another."""
+        text = f"{self.in_channels}, {self.out_channels}, num_param={self.num_param}, stride={self.stride}"
+        return f"{text}, shape={self.shape}, border={self.border}, origin={self.origin}"
+
+    def published_state_dict(self) -> dict[str, Tensor]:
+        """Return the state dict under the published names: `p_conv.*`, `conv.0.*` and `conv.1.*`."""
+        renamed = {}
+        for key, value in self.state_dict().items():
+            for published, ours in _PUBLISHED_PREFIXES.items():
+                if key.startswith(ours):
+                    key = published + key[len(ours) :]
+            renamed[key] = value
+        return renamed
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Accept the published layout too: rename its keys, and compare its fixed buffer `p_n` with our points."""
+        for published, ours in _PUBLISHED_PREFIXES.items():
+            for key in [k for k in state_dict if k.startswith(prefix + published)]:
+                state_dict[prefix + ours + key[len(prefix + published) :]] = state_dict.pop(key)
+        published_points = state_dict.pop(prefix + "p_n", None)
+        if published_points is not None:
+            points = torch.tensor(self.points).T.reshape(1, -1, 1, 1)  # the buffer's shape: N rows, then N columns
+            if published_points.shape != points.shape or not torch.equal(published_points.float().cpu(), points):
+                raise ValueError(
+                    f"{prefix}p_n holds the initial points {published_points.flatten().tolist()} (rows, then columns), "
+                    f"this AKConv starts from {points.flatten().tolist()}: build it with the same num_param and shape"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+LDConv = AKConv  # the operator's later name
+
+
+class AKConvBlock(nn.Module):
+    """Base that turns a host block into one whose 3x3 convolutions are AKConv; see `BLOCKS` for what it is applied to.
+
+    The block is built as the host builds it, then each plain 3x3 `Conv` inside is replaced by an AKConv of the same
+    channels, stride and activation. Grouped and dilated convolutions and all other kernel sizes stay.
+
+    Args:
+        c1: Channels of the input.
+        c2: Channels of the output.
+        args: What else the host's block takes, in its order (n, shortcut, ...).
+        num_param: Number of sampling points N of every AKConv inside.
+        options: Keyword options of `AKConv`: shape, border, origin, offset_lr.
+
+    Raises:
+        ValueError: If the block has no 3x3 convolution to replace.
+    """
+
+    def __init__(self, c1: int, c2: int, *args: Any, num_param: int = 5, **options: Any) -> None:
+        super().__init__(c1, c2, *args)
+        if not _replace_convs(self, num_param, options):
+            raise ValueError(f"{type(self).__name__} with arguments {[c1, c2, *args]} has no 3x3 Conv to replace")
+
+
+def _replace_convs(module: nn.Module, num_param: int, options: dict[str, Any]) -> int:
+    """Replace every plain 3x3 Conv below `module` by an AKConv and return how many there were."""
+    replaced = 0
+    for name, child in module.named_children():
+        if (
+            type(child) is Conv
+            and child.conv.kernel_size == (3, 3)
+            and child.conv.groups == child.conv.dilation[0] == 1
+        ):
+            conv = child.conv
+            akconv = AKConv(conv.in_channels, conv.out_channels, num_param, conv.stride[0], act=child.act, **options)
+            setattr(module, name, akconv)
+            replaced += 1
+        else:
+            replaced += _replace_convs(child, num_param, options)
+    return replaced
+
+
+def _akconv_block(host_block: type[nn.Module]) -> type[nn.Module]:
+    """Return the class `X_AKConv` of a host block X; it pickles under this module, where `BLOCKS` puts it."""
+    name = f"{host_block.__name__}_AKConv"
+    doc = f"The host's {host_block.__name__} with AKConv for its 3x3 convolutions; arguments as in `AKConvBlock`."
+    return type(name, (AKConvBlock, host_block), {"__module__": __name__, "__doc__": doc})
+
+
+# Host block name -> its class with AKConv; older hosts lack some blocks. Each is also a name of this module.
+BLOCKS: dict[str, type[nn.Module]] = {
+    name: _akconv_block(getattr(block, name))
+    for name in ("C2f", "C3", "C3k2", "A2C2f", "Bottleneck", "BottleneckCSP", "C2fCIB", "RepNCSPELAN4")
+    if hasattr(block, name)
+}
+globals().update({cls.__name__: cls for cls in BLOCKS.values()})

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Puts AKConv into Ultralytics the moment a program imports it: called at interpreter start, standard library only.
+
+`ultralytics_akconv.pth` (and `.start`, Python 3.15 on) in site-packages call `install()`. It adds one finder to
+`sys.meta_path`, which lets the host's own loader execute `ultralytics.nn.tasks` and then registers the plug-in there.
+Nothing else is imported before that. A top-level module of its own, because a module inside the package would import
+the package, and so torch, at every interpreter start.
+"""
+
+import os
+import sys
+
+TASKS = "ultralytics.nn.tasks"
+DATA = "ultralytics.data.utils"
+# The names a YAML row may use; kept here for the message when the plug-in itself cannot be imported.
+YAML_NAMES = ("AKConv", "LDConv", "C2f_AKConv")
+
+
+def enabled():
+    """Return whether the environment leaves the plug-in on; `ULTRALYTICS_AKCONV=0` switches it off."""
+    return os.environ.get("ULTRALYTICS_AKCONV", "1").strip().lower() not in {"0", "false", "off", "no"}
+
+
+class _Loader:
+    """Executes a host module with the host's own loader, then registers the plug-in."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def create_module(self, spec):
+        """Create the module as its own loader would."""
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        """Execute the module under its own loader, so that `inspect` finds its source, then register."""
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        _executed(module)
+
+
+class _Finder:
+    """Finds the two host modules the plug-in patches; it stays in `sys.meta_path` and passes everything else on."""
+
+    def find_spec(self, name, path=None, target=None):
+        """Return the host's own spec with our loader around its loader, None for every other module."""
+        if name not in (TASKS, DATA):
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader)
+                return spec
+        return None
+
+
+def install():
+    """Add the finder, once; called at interpreter start. Does nothing where the plug-in is switched off."""
+    if enabled() and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+def _executed(module):
+    """Register the plug-in after a host module was executed, or leave a host that says why AKConv is missing."""
+    package = sys.modules.get("ultralytics_akconv")
+    if package is not None and not hasattr(package, "register"):
+        return  # the package is being imported right now and registers itself at its end
+    if not hasattr(sys.modules.get(TASKS), "parse_model"):
+        return  # ultralytics.nn.tasks is still to be executed, and comes by here then
+    try:
+        from ultralytics_akconv import register
+
+        register()
+    except Exception as error:  # whatever it is, a program that does not use AKConv must go on unharmed
+        if module.__name__ == TASKS:
+            _explain(module, error)
+
+
+def _explain(tasks, error):
+    """Make every use of AKConv in this host raise a RuntimeError that names the reason."""
+    reason = f"ultralytics-akconv is installed but could not be loaded: {type(error).__name__}: {error}"
+
+    def unavailable(*args, **kwargs):
+        raise RuntimeError(reason) from error
+
+    for name in YAML_NAMES:
+        setattr(tasks, name, unavailable)
+    host_check_yaml = tasks.check_yaml
+
+    def check_yaml(file, *args, **kwargs):
+        name = os.path.basename(str(file)).lower()
+        if ("akconv" in name or "ldconv" in name) and not os.path.exists(file):
+            unavailable()
+        return host_check_yaml(file, *args, **kwargs)
+
+    tasks.check_yaml = check_yaml
