@@ -31,6 +31,10 @@ class _Loader:
         """Create the module as its own loader would."""
         return self.loader.create_module(spec)
 
+    def __getattr__(self, name):
+        """Hand on what else a loader can do (`get_source`, `get_code`, ...) to whoever only looks the module up."""
+        return getattr(self.loader, name)
+
     def exec_module(self, module):
         """Execute the module under its own loader, so that `inspect` finds its source, then register."""
         module.__spec__.loader = module.__loader__ = self.loader
@@ -46,7 +50,8 @@ class _Finder:
         if name not in (TASKS, DATA):
             return None
         for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
+            find_spec = getattr(finder, "find_spec", None)  # Python's own search skips finders without one, too
+            spec = None if finder is self or find_spec is None else find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None:
                     spec.loader = _Loader(spec.loader)
@@ -65,8 +70,8 @@ def _executed(module):
     package = sys.modules.get("ultralytics_akconv")
     if package is not None and not hasattr(package, "register"):
         return  # the package is being imported right now and registers itself at its end
-    if not hasattr(sys.modules.get(TASKS), "parse_model"):
-        return  # ultralytics.nn.tasks is still to be executed, and comes by here then
+    if module.__name__ == DATA and not hasattr(sys.modules.get(TASKS), "AKConv"):
+        return  # ultralytics.nn.tasks is still to be executed, and comes by here then; or somebody has unregistered us
     try:
         from ultralytics_akconv import register
 
@@ -85,7 +90,9 @@ def _explain(tasks, error):
 
     for name in YAML_NAMES:
         setattr(tasks, name, unavailable)
-    host_check_yaml = tasks.check_yaml
+    host_check_yaml = getattr(tasks, "check_yaml", None)
+    if host_check_yaml is None:
+        return  # not the host we know: its layers say what is wrong, its look-up of files stays its own
 
     def check_yaml(file, *args, **kwargs):
         name = os.path.basename(str(file)).lower()
