@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The only room that touches the host: its parser, its YAML look-up, its checkpoint allow-list.
 
-The host has no plug-in mechanism; `parse_model` tests each row's class against sets of its own classes. So the name in a
-row stands for a stand-in class (`_StandIn`) that equals a host layer in those tests and builds an AKConv when called.
+The host has no plug-in mechanism; `parse_model` tests each row's class against sets of its own classes. So the name in
+a row stands for a stand-in class (`_StandIn`) that equals a host layer in those tests and builds an AKConv when called.
 """
 
 from __future__ import annotations
@@ -185,7 +185,11 @@ def register() -> None:
     import ultralytics.nn.tasks as tasks
 
     if not _is_patched(tasks):
-        _patch_tasks(tasks)
+        try:
+            _patch_tasks(tasks)
+        except Exception:
+            unregister()  # all or nothing: half a registration would build wrong layers
+            raise
         _allow_in_safe_load()
     data = sys.modules.get(DATA)  # not imported for our sake: if it comes later, the start-up module calls again
     if data is not None and hasattr(data, "check_det_dataset") and not _is_patched(data):
