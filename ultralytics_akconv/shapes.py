@@ -113,11 +113,11 @@ def _check_points(points: Sequence, num_param: int) -> Points:
             raise ValueError(f"every point of a shape must be a [row, col] pair, got {point!r}")
         if any(isinstance(v, bool) or not isinstance(v, Real) for v in point):
             raise TypeError(f"the coordinates of a shape must be numbers, got {point!r}")
-        row, col = (float(v) for v in point)
-        if not (abs(row) <= MAX_COORDINATE and abs(col) <= MAX_COORDINATE):  # False for NaN and inf too
+        if not all(abs(v) <= MAX_COORDINATE for v in point):  # False for NaN and inf too; an int may not fit a float
             raise ValueError(
                 f"the coordinates of a shape must be finite and within {MAX_COORDINATE:g} px, got {point!r}"
             )
+        row, col = (float(v) for v in point)
         if (row, col) in checked:
             raise ValueError(f"the points of a shape must differ, got {point!r} twice")
         checked.append((row, col))
