@@ -20,18 +20,6 @@ from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
 _PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
 
 
-class OffsetConv2d(nn.Conv2d):
-    """The 3x3 convolution that predicts the offsets: weight zero at the start, bias as PyTorch draws it.
-
-    A class of its own because the host's `reset_weights()` calls `reset_parameters` on every convolution.
-    """
-
-    def reset_parameters(self) -> None:
-        """Draw the bias as any Conv2d does and set the weight to zero."""
-        super().reset_parameters()
-        nn.init.zeros_(self.weight)
-
-
 class _ScaleGradient(torch.autograd.Function):
     """Identity whose gradient is multiplied by a constant (`offset_lr`)."""
 
@@ -43,6 +31,28 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.scale, None
+
+
+class OffsetConv2d(nn.Conv2d):
+    """The 3x3 convolution that predicts the offsets: weight zero at the start, bias as PyTorch draws it.
+
+    A class of its own because the host's `reset_weights()` calls `reset_parameters` on every convolution, and for
+    `lr`, the factor on the gradient of its weight and bias in training. What flows on to the input is not scaled.
+    """
+
+    lr = 1.0
+
+    def reset_parameters(self) -> None:
+        """Draw the bias as any Conv2d does and set the weight to zero."""
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the offsets (B, 2N, h, w) of `x`."""
+        if self.lr == 1.0 or not self.training:
+            return super().forward(x)
+        weight, bias = (_ScaleGradient.apply(parameter, self.lr) for parameter in (self.weight, self.bias))
+        return self._conv_forward(x, weight, bias)
 
 
 def _check_positive_int(name: str, value: int) -> int:
@@ -75,7 +85,8 @@ class AKConv(nn.Module):
         shape: Initial shape, a name of `shapes.SHAPES` or N `[row, col]` pairs in input pixels.
         border: "paper" (published: the border pixel counts twice an axis), "clamp" (replicate) or "zeros".
         origin: "corner" (published: the shape's top-left lies on the output pixel) or "center".
-        offset_lr: Factor on the gradient that reaches the offset branch; 1.0 leaves it as it is.
+        offset_lr: Factor on the gradient of the offset branch's weight and bias in training; 1.0 leaves it as it is.
+            It acts like a learning rate under SGD; Adam and its kin divide such a factor out again.
         act: The activation, as in the host's `Conv`: True for its default, False for none, or a module.
 
     Shapes: (B, C1, H, W) -> (B, C2, h, w).
@@ -121,14 +132,12 @@ class AKConv(nn.Module):
         self.origin = origin
         self.offset_lr = float(offset_lr)
         self.p_conv = OffsetConv2d(in_channels, 2 * num_param, 3, stride=stride, padding=1)
+        self.p_conv.lr = self.offset_lr
         self.conv = Conv(in_channels, out_channels, (num_param, 1), (num_param, 1), 0, act=act)  # p=0: no autopad
 
     def offsets(self, x: Tensor) -> Tensor:
         """Return the learned offsets (B, 2N, h, w) of `x` in input pixels: N rows, then N columns."""
-        offset = self.p_conv(x)
-        if self.offset_lr != 1.0 and self.training:
-            offset = _ScaleGradient.apply(offset, self.offset_lr)
-        return offset
+        return self.p_conv(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: (B, C1, H, W) -> (B, C2, h, w)."""
