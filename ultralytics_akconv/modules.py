@@ -228,7 +228,7 @@ def _akconv_block(host_block: type[nn.Module]) -> type[nn.Module]:
 # Host block name -> its class with AKConv; older hosts lack some blocks. Each is also a name of this module.
 BLOCKS: dict[str, type[nn.Module]] = {
     name: _akconv_block(getattr(block, name))
-    for name in ("C2f", "C3", "C3k2", "A2C2f", "Bottleneck", "BottleneckCSP", "C2fCIB", "RepNCSPELAN4")
+    for name in ("C2f", "C3", "C3k2", "A2C2f", "Bottleneck", "BottleneckCSP", "RepNCSPELAN4")
     if hasattr(block, name)
 }
 globals().update({cls.__name__: cls for cls in BLOCKS.values()})
