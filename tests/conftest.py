@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Settings of the host before it is imported, the tolerance table, and what several test files share."""
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CONFIG_DIR = tempfile.mkdtemp(prefix="akconv-tests-")  # one a test process: xdist workers must not share settings
+atexit.register(shutil.rmtree, CONFIG_DIR, ignore_errors=True)
+os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR=CONFIG_DIR, OMP_NUM_THREADS="1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 8e-3}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="device of the tensors in tests that take one")
+    parser.addoption("--dtype", default="float64,float32,float16,bfloat16", help="dtypes of the tests that take one")
+
+
+def pytest_generate_tests(metafunc):
+    if "dtype" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--dtype").split(",")
+        metafunc.parametrize("dtype", [getattr(torch, name) for name in names], ids=names)
+
+
+@pytest.fixture
+def device(request):
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def close():
+    """Compare two tensors by the tolerance of a dtype (the coarser of the two unless told)."""
+
+    def check(actual, expected, dtype=None):
+        tolerance = TOLERANCES[dtype] if dtype else max(TOLERANCES[actual.dtype], TOLERANCES[expected.dtype])
+        torch.testing.assert_close(
+            actual, expected, rtol=tolerance, atol=tolerance, check_dtype=False, check_stride=False, equal_nan=True
+        )
+
+    return check
+
+
+def clean_environment(home, **extra):
+    """Return the environment of a fresh user: an empty home, no PYTHONPATH, the host offline."""
+    keep = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    offline = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "OMP_NUM_THREADS": "1"}
+    return {**keep, **offline, "HOME": str(home), "YOLO_CONFIG_DIR": str(home), **extra}
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """Run a command (a list, or Python code) in a fresh process of an empty home; returns the finished process."""
+
+    def run(command, *, cwd=None, timeout=300, **environment):
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        command = [sys.executable, "-c", command] if isinstance(command, str) else [str(part) for part in command]
+        return subprocess.run(
+            command,
+            cwd=cwd or tmp_path,
+            env=clean_environment(home, **{k: str(v) for k, v in environment.items()}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def copy_mini_dataset(folder):
+    """Copy the bundled dataset to `folder` and return a data YAML that names the copy (labels caches lie beside it)."""
+    source = ROOT / "cfg/datasets/akconv-mini"
+    shutil.copytree(source, folder / "akconv-mini")
+    names = "names: {0: RBC, 1: WBC, 2: Platelets}"
+    data = folder / "mini.yaml"
+    data.write_text(f"path: {folder / 'akconv-mini'}\ntrain: images/train\nval: images/val\n{names}\n", "utf-8")
+    return data
+
+
+@pytest.fixture
+def mini_dataset(tmp_path):
+    return copy_mini_dataset(tmp_path)

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torchvision
+from conftest import TOLERANCES
+
+from ultralytics_akconv import akconv2d, functional, resample, sampling_points, sampling_positions
+
+GOLDEN = sorted((Path(__file__).parent / "data/golden").glob("*.npz"))
+BORDERS = ("paper", "clamp", "zeros")
+# Every way to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests.
+FORMULATIONS = {"resample": resample}
+
+formulations = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
+borders = pytest.mark.parametrize("border", BORDERS)
+
+
+def case(shape=(2, 3, 5, 7), num_param=5, stride=1, spread=2.0, dtype=torch.float64, device="cpu"):
+    """Return an input and offsets that leave the map here and there."""
+    batch, _, height, width = shape
+    x = torch.randn(shape, dtype=torch.float64)
+    size = (-(-height // stride), -(-width // stride))
+    offset = torch.randn(batch, 2 * num_param, *size, dtype=torch.float64) * spread
+    return x.to(device, dtype), offset.to(device, dtype)
+
+
+def load(file):
+    data = np.load(file)
+    return {name: torch.from_numpy(data[name]) if data[name].ndim else data[name].item() for name in data}
+
+
+def test_the_worked_example_of_the_module_docstring():
+    x = torch.randn(1, 2, 10, 10, dtype=torch.float64)
+    offset = torch.zeros(1, 2, 5, 5, dtype=torch.float64)
+    offset[0, :, 3, 4] = torch.tensor([0.25, -0.5])
+    points = ((0, 1),)
+    assert sampling_positions(offset, points, 2)[0, :, 3, 4].tolist() == [6.25, 8.5]
+    a, b, c, d = x[0, :, 6, 8], x[0, :, 6, 9], x[0, :, 7, 8], x[0, :, 7, 9]
+    expected = 0.75 * (0.5 * a + 0.5 * b) + 0.25 * (0.5 * c + 0.5 * d)
+    for border in BORDERS:
+        torch.testing.assert_close(resample(x, offset, points, 2, border)[0, :, 3, 4], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_positions_samples_and_output_are_the_published_ones(file):
+    gold = load(file)
+    num_param, stride = gold["num_param"], gold["stride"]
+    points = sampling_points(num_param)
+    offset = torch.nn.functional.conv2d(
+        gold["x"], gold["sd.p_conv.weight"], gold["sd.p_conv.bias"], stride=stride, padding=1
+    )
+    exact = {"rtol": 0, "atol": 1e-10, "check_stride": False}
+    torch.testing.assert_close(sampling_positions(offset, points, stride), gold["positions"], **exact)
+    for sample in FORMULATIONS.values():
+        torch.testing.assert_close(sample(gold["x"], offset, points, stride, "paper"), gold["resampled"], **exact)
+    out = akconv2d(gold["x"], offset, gold["sd.conv.0.weight"], points, stride=stride)
+    mean, var = gold["sd.conv.1.running_mean"], gold["sd.conv.1.running_var"]
+    out = torch.nn.functional.batch_norm(out, mean, var, gold["sd.conv.1.weight"], gold["sd.conv.1.bias"])
+    torch.testing.assert_close(torch.nn.functional.silu(out), gold["out_eval"], **exact)
+
+
+def test_there_are_golden_files_and_the_oracle_agrees_with_them():
+    assert len(GOLDEN) == 18
+    for file in GOLDEN:
+        gold = load(file)
+        offset = torch.nn.functional.conv2d(
+            gold["x"], gold["sd.p_conv.weight"], gold["sd.p_conv.bias"], stride=gold["stride"], padding=1
+        )
+        points = reference.initial_points(gold["num_param"])
+        actual = reference.resample(gold["x"], offset, points, gold["stride"])
+        torch.testing.assert_close(actual, gold["resampled"], rtol=0, atol=1e-10)
+
+
+@formulations
+@borders
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("num_param", [1, 2, 3, 5, 7, 9, 13])
+@pytest.mark.parametrize("size", [(5, 7), (4, 6), (1, 6), (6, 1), (1, 1)], ids=str)
+def test_samples_equal_the_definition(sample, border, stride, num_param, size, close):
+    for origin in ("corner", "center"):
+        points = sampling_points(num_param, origin=origin)
+        x, offset = case((2, 2, *size), num_param, stride)
+        expected = reference.resample(x, offset, points, stride, border)
+        close(sample(x, offset, points, stride, border), expected)
+
+
+@formulations
+@borders
+def test_points_between_pixels_equal_the_definition(sample, border, close):
+    for shape in ("ring", [[0.5, -0.25], [-1.75, 2], [0.1, 0.9], [3, 3], [-2.5, -2.5]]):
+        points = sampling_points(5, shape)
+        x, offset = case(stride=2)
+        close(sample(x, offset, points, 2, border), reference.resample(x, offset, points, 2, border))
+
+
+@formulations
+@borders
+@pytest.mark.parametrize("offsets", ["zero", "whole", "half"])
+def test_offsets_on_pixels_and_halves_equal_the_definition(sample, border, offsets, close):
+    points = sampling_points(9, origin="center")
+    x, offset = case(num_param=9)
+    offset = {"zero": offset * 0, "whole": offset.round(), "half": offset.round() + 0.5}[offsets]
+    close(sample(x, offset, points, 1, border), reference.resample(x, offset, points, 1, border))
+
+
+@borders
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_layer_equals_the_definition(border, stride, close):
+    points = sampling_points(7)
+    x, offset = case(num_param=7, stride=stride)
+    weight, bias = torch.randn(4, 3, 7, 1, dtype=x.dtype), torch.randn(4, dtype=x.dtype)
+    expected = reference.akconv2d(x, offset, weight, points, bias, stride, border)
+    close(akconv2d(x, offset, weight, points, bias, stride, border), expected)
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "sliced": lambda x: torch.stack((x, x + 1), -1)[..., 0],
+    "cropped": lambda x: torch.nn.functional.pad(x, (2, 1, 1, 2), value=9.0)[:, :, 1:-2, 2:-1],
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "batch of a larger one": lambda x: torch.cat((x, x + 1), 1)[:, : x.shape[1]],
+}
+
+
+@formulations
+@borders
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_memory_layout_changes_nothing(sample, border, layout):
+    points = sampling_points(5)
+    x, offset = case(stride=2)
+    plain, changed = (
+        [t.clone().requires_grad_() for t in (x, offset)],
+        [t.clone().requires_grad_() for t in (x, offset)],
+    )
+    expected = sample(*plain, points, 2, border)
+    actual = sample(*map(LAYOUTS[layout], changed), points, 2, border)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
+    actual.backward(grad)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12, check_stride=False)
+    for a, e in zip(changed, plain):
+        torch.testing.assert_close(a.grad, e.grad, rtol=0, atol=1e-12, check_stride=False)
+
+
+@formulations
+def test_an_expanded_input_is_read_right(sample, close):
+    points = sampling_points(5)
+    x, offset = case()
+    expanded = x[:1].expand(2, -1, -1, -1)
+    close(sample(expanded, offset, points, 1, "paper"), reference.resample(expanded, offset, points))
+
+
+@formulations
+@borders
+def test_an_empty_batch_gives_an_empty_result(sample, border):
+    x, offset = case((0, 3, 5, 7), stride=2)
+    x.requires_grad_()
+    out = sample(x, offset, sampling_points(5), 2, border)
+    assert out.shape == (0, 3, 15, 4)
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@formulations
+@borders
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_gradients_are_those_of_the_function(sample, border, stride):
+    points = sampling_points(3, [[0, 0], [1, -1], [0.5, 2]])
+    x = torch.randn(2, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    size = (-(-4 // stride), -(-5 // stride))
+    # Multiples of 1/2 plus a quarter: off the integers, where the function has kinks, for whole and half points alike.
+    offset = (torch.randint(-5, 6, (2, 6, *size)) / 2 + 0.25 + 0.1 * torch.rand(2, 6, *size)).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda *tensors: sample(*tensors, points, stride, border), (x, offset))
+
+
+@formulations
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_zeros_border_equals_torchvisions_deform_conv2d(sample, stride, close):
+    points = sampling_points(5, "ring")
+    x, offset = case((2, 3, 7, 9), stride=stride, spread=3.0)
+    positions = sampling_positions(offset, points, stride)
+    h, w = offset.shape[2:]
+    grid = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")) * stride  # (2, h, w)
+    identity = torch.eye(3, dtype=x.dtype)[:, :, None, None]
+    for n in range(5):
+        move = positions[:, [n, 5 + n]] - grid
+        expected = torchvision.ops.deform_conv2d(x, move, identity, stride=stride)
+        close(sample(x, offset, points, stride, "zeros")[:, :, n::5], expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [(6, 9), (1, 5), (1, 1)], ids=str)
+def test_nine_centred_points_at_rest_are_a_3x3_convolution(stride, size, dtype, device, close):
+    x, offset = case((2, 3, *size), 9, stride, dtype=dtype, device=device)
+    weight = torch.randn(4, 3, 3, 3).to(device, dtype) / 5
+    expected = torch.nn.functional.conv2d(x, weight, stride=stride, padding=1)
+    points = sampling_points(9, origin="center")
+    close(akconv2d(x, offset * 0, weight.reshape(4, 3, 9, 1), points, stride=stride, border="zeros"), expected)
+
+
+@formulations
+def test_the_paper_border_doubles_an_axis_that_clamps_to_one_pixel(sample):
+    x = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+    out = sample(x, torch.zeros(1, 2, 3, 3, dtype=torch.float64), ((0, 0),), 1, "paper")
+    assert out[0, 0].tolist() == [[1, 1, 2], [1, 1, 2], [2, 2, 4]]
+    for border in ("clamp", "zeros"):
+        assert (sample(x, torch.zeros(1, 2, 3, 3, dtype=torch.float64), ((0, 0),), 1, border) == 1).all()
+
+
+EXTREMES = [math.inf, 1e30, 3.4e38, 2.0**31, 2.0**24, 1e6]
+
+
+@formulations
+@borders
+@pytest.mark.parametrize("value", [sign * v for v in EXTREMES for sign in (1, -1)])
+def test_an_offset_far_off_the_map_samples_the_border_and_is_finite(sample, border, value, dtype, device, close):
+    points = sampling_points(5, origin="center")
+    x, offset = case(dtype=dtype, device=device)
+    offset[0, 3, 1, 2] = value  # a row offset; becomes inf where the dtype does not reach so far
+    offset[1, 8, 4, 6] = value  # a column offset of the last output pixel
+    x.requires_grad_()
+    offset.requires_grad_()
+    out = sample(x, offset, points, 1, border)
+    close(out.detach().cpu(), reference.resample(x.detach().cpu().double(), offset.detach().cpu(), points, 1, border))
+    out.float().sum().backward()
+    assert out.isfinite().all() and x.grad.isfinite().all() and offset.grad.isfinite().all()
+    assert offset.grad[0, 3, 1, 2] == 0  # off the map nothing changes with the offset
+
+
+@formulations
+@borders
+def test_a_nan_offset_spoils_its_own_point_and_nothing_else(sample, border, dtype, device):
+    points = sampling_points(5, origin="center")
+    x, offset = case(dtype=dtype, device=device)
+    expected = sample(x, offset, points, 1, border)
+    offset[1, 7, 4, 6] = math.nan  # the column offset of point 2 at output pixel (4, 6)
+    out = sample(x, offset, points, 1, border)
+    hit = torch.zeros_like(out, dtype=torch.bool)
+    hit[1, :, 4 * 5 + 2, 6] = True
+    assert torch.equal(out.isnan(), hit)
+    assert torch.equal(out[~hit], expected[~hit])
+
+
+@formulations
+@borders
+def test_offsets_full_of_nan_do_not_crash(sample, border):
+    x, offset = case(stride=2)
+    x.requires_grad_()
+    out = sample(x, offset * math.nan, sampling_points(5), 2, border)
+    out.sum().backward()
+    assert out.isnan().all()
+
+
+@formulations
+def test_denormal_offsets_are_zero_offsets(sample, close):
+    x, offset = case(dtype=torch.float32)
+    points = sampling_points(5)
+    for tiny in (1e-40, -1e-40):
+        close(sample(x, torch.full_like(offset, tiny), points, 1, "clamp"), sample(x, offset * 0, points, 1, "clamp"))
+
+
+@formulations
+@borders
+def test_samples_come_out_in_the_dtype_of_the_input(sample, border, dtype, device, close):
+    points = sampling_points(5)
+    x, offset = case(stride=2, dtype=dtype, device=device)
+    out = sample(x, offset, points, 2, border)
+    assert out.dtype == dtype
+    close(out.cpu().double(), reference.resample(x.cpu().double(), offset.cpu(), points, 2, border), dtype)
+
+
+@formulations
+@pytest.mark.parametrize(
+    ("x_dtype", "offset_dtype"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float16, torch.float32),
+        (torch.float64, torch.float32),
+        (torch.float32, torch.float64),
+    ],
+    ids=str,
+)
+def test_input_and_offsets_may_differ_in_dtype(sample, x_dtype, offset_dtype, close):
+    x, offset = case()
+    x, offset, points = x.to(x_dtype), offset.to(offset_dtype), sampling_points(5)
+    out = sample(x, offset, points, 1, "paper")
+    assert out.dtype == x_dtype
+    coarser = max(x_dtype, offset_dtype, key=TOLERANCES.get)
+    coarser = torch.float32 if coarser == torch.bfloat16 else coarser  # bfloat16 offsets are read exactly
+    close(out.double(), reference.resample(x.double(), offset, points), coarser)
+
+
+def test_positions_are_never_below_float32():
+    expected = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float32}
+    for dtype, positions in {**expected, torch.float64: torch.float64}.items():
+        assert sampling_positions(torch.zeros(1, 2, 3, 3, dtype=dtype), ((0, 0),)).dtype == positions
+
+
+@formulations
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_loses_no_part_of_a_pixel_at_640(sample, half):
+    stripes = (torch.arange(640) % 2).to(half).expand(1, 1, 2, 640)  # column c holds c % 2: a sample is its fraction
+    offset = torch.zeros(1, 2, 2, 640, dtype=half)
+    offset[:, 1] = 0.3125  # exact in both; the step of a float16 position is 0.25 px above 256 and 0.5 above 512
+    even = sample(stripes, offset, ((0, 0),), 1, "clamp")[0, 0, 0, 0:638:2]
+    assert torch.equal(even, torch.full_like(even, 0.3125))
+    quantised = (torch.arange(0, 638, 2).to(half) + offset[0, 1, 0, 0]).double() % 2  # what the published code does
+    assert (quantised - 0.3125).abs().max() > 0.18
+
+
+@formulations
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_leaves_the_positions_alone(sample, half):
+    points = sampling_points(5)
+    x, offset = case((1, 2, 40, 300), dtype=torch.float32)
+    expected = sample(x, offset, points, 1, "paper")
+    with torch.autocast("cpu", half):
+        assert torch.equal(sample(x, offset, points, 1, "paper"), expected)
+        assert torch.equal(sampling_positions(offset, points), sampling_positions(offset.clone(), points).float())
+
+
+@formulations
+def test_repeated_calls_with_changing_sizes_do_not_mix_up_what_is_kept(sample, close):
+    for size, num_param, stride in [((5, 7), 5, 1), ((7, 5), 5, 1), ((5, 7), 3, 1), ((5, 7), 5, 2), ((5, 7), 5, 1)] * 2:
+        points = sampling_points(num_param)
+        x, offset = case((1, 2, *size), num_param, stride)
+        close(sample(x, offset, points, stride, "paper"), reference.resample(x, offset, points, stride))
+        close(
+            sample(x.float(), offset.float(), points, stride, "paper").double(),
+            reference.resample(x, offset, points, stride),
+            torch.float32,
+        )
+
+
+def test_what_was_made_in_inference_mode_can_be_trained_on_afterwards():
+    x, offset = case()
+    with torch.inference_mode():
+        resample(x, offset, sampling_points(5))
+    x.requires_grad_()
+    resample(x, offset, sampling_points(5)).sum().backward()
+    assert x.grad is not None
+
+
+def test_bad_tensors_are_refused_with_what_is_allowed():
+    x, offset = case()
+    points = sampling_points(5)
+    with pytest.raises(ValueError, match="border must be one of paper, clamp, zeros, got 'reflect'"):
+        resample(x, offset, points, border="reflect")
+    with pytest.raises(ValueError, match=r"offset must be \(B, 10, h, w\) for 5 points, got \(2, 9, 5, 7\)"):
+        resample(x, offset[:, :9], points)
+    with pytest.raises(ValueError, match=r"offset must be \(B, 10, h, w\)"):
+        sampling_positions(offset[0], points)
+    with pytest.raises(ValueError, match=r"x must be \(B, C, H, W\).*\(3, 5, 7\)"):
+        resample(x[0], offset, points)
+    with pytest.raises(ValueError, match="with the offset's B"):
+        resample(x[:1], offset, points)
+
+
+def test_the_borders_have_one_list():
+    assert functional.BORDERS == BORDERS
