@@ -43,10 +43,11 @@ setup(
     license="AGPL-3.0-or-later",
     python_requires=">=3.9",
     install_requires=["ultralytics>=8.3.9", "torch", "einops", "pyyaml"],
-    packages=["ultralytics_akconv", "ultralytics_akconv.cfg"],
+    packages=["ultralytics_akconv", "ultralytics_akconv.graft", "ultralytics_akconv.cfg"],
     package_dir={"ultralytics_akconv": "ultralytics_akconv", "ultralytics_akconv.cfg": "cfg"},
     package_data={"ultralytics_akconv": ["py.typed"], "ultralytics_akconv.cfg": ["**/*"]},
     py_modules=["ultralytics_akconv_startup"],
+    entry_points={"console_scripts": ["akconv=ultralytics_akconv.cli:main"]},
     cmdclass={"build_py": BuildPy},
     classifiers=[
         "Development Status :: 4 - Beta",

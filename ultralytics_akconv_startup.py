@@ -13,7 +13,20 @@ import sys
 TASKS = "ultralytics.nn.tasks"
 DATA = "ultralytics.data.utils"
 # The names a YAML row may use; kept here for the message when the plug-in itself cannot be imported.
-YAML_NAMES = ("AKConv", "LDConv", "C2f_AKConv")
+YAML_NAMES = (
+    "AKConv",
+    "LDConv",
+    "C2_AKConv",
+    "C2f_AKConv",
+    "C2fAttn_AKConv",
+    "C3_AKConv",
+    "C3k2_AKConv",
+    "A2C2f_AKConv",
+    "Bottleneck_AKConv",
+    "BottleneckCSP_AKConv",
+    "RepNCSPELAN4_AKConv",
+    "ELAN1_AKConv",
+)
 
 
 def enabled():

@@ -11,6 +11,7 @@ from ultralytics_akconv.host import check_host
 check_host()  # before anything of the host is imported, for an error that says what to do
 
 from ultralytics_akconv.functional import akconv2d, resample, sampling_positions  # noqa: E402
+from ultralytics_akconv.graft import graft  # noqa: E402
 from ultralytics_akconv.modules import BLOCKS, AKConv, LDConv  # noqa: E402
 from ultralytics_akconv.shapes import SHAPES, sampling_points  # noqa: E402
 from ultralytics_akconv_startup import enabled, install  # noqa: E402
@@ -25,6 +26,7 @@ __all__ = (
     "LDConv",
     "__version__",
     "akconv2d",
+    "graft",
     "register",
     "resample",
     "sampling_points",

@@ -225,10 +225,21 @@ def _akconv_block(host_block: type[nn.Module]) -> type[nn.Module]:
     return type(name, (AKConvBlock, host_block), {"__module__": __name__, "__doc__": doc})
 
 
-# Host block name -> its class with AKConv; older hosts lack some blocks. Each is also a name of this module.
+# Host blocks that hold 3x3 convolutions, whatever the release; `BLOCKS` has those that the installed host knows.
+HOST_BLOCKS = (
+    "C2",
+    "C2f",
+    "C2fAttn",
+    "C3",
+    "C3k2",
+    "A2C2f",
+    "Bottleneck",
+    "BottleneckCSP",
+    "RepNCSPELAN4",
+    "ELAN1",
+)
+# Host block name -> its class with AKConv. Each class is also a name of this module.
 BLOCKS: dict[str, type[nn.Module]] = {
-    name: _akconv_block(getattr(block, name))
-    for name in ("C2f", "C3", "C3k2", "A2C2f", "Bottleneck", "BottleneckCSP", "RepNCSPELAN4")
-    if hasattr(block, name)
+    name: _akconv_block(getattr(block, name)) for name in HOST_BLOCKS if hasattr(block, name)
 }
 globals().update({cls.__name__: cls for cls in BLOCKS.values()})

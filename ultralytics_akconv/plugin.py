@@ -3,6 +3,7 @@
 
 The host has no plug-in mechanism; `parse_model` tests each row's class against sets of its own classes. So the name in
 a row stands for a stand-in class (`_StandIn`) that equals a host layer in those tests and builds an AKConv when called.
+Blocks it also tests by identity (`m is C3k2`); for them see `_parse_blocks`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv import configs, modules
+from ultralytics_akconv import configs
+from ultralytics_akconv.graft import model_yaml, near_grafted
 from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock, OffsetConv2d
-from ultralytics_akconv_startup import DATA
+from ultralytics_akconv_startup import DATA, YAML_NAMES
 
 _MISSING = object()
 _patched: list[tuple[Any, str, Any]] = []  # (owner, name, what stood there before), in the order of patching
@@ -93,13 +95,82 @@ class _StandIn(type):
         return _build(cls.real, args)
 
 
+class _BlockStandIn(_StandIn):
+    """Metaclass of a class that the parser takes for a host block X, and that also builds X_AKConv.
+
+    It builds X_AKConv from arguments that hold a mapping, the block itself from others. Made for one parse: it shows
+    as the class it built last, which is what the parser then prints and notes.
+    """
+
+    def __call__(cls, *args: Any) -> nn.Module:
+        options = next((arg for arg in args if isinstance(arg, dict)), None)
+        cls.built = cls.host_class if options is None else cls.real
+        if options is None:
+            return cls.host_class(*args)
+        # The parser may have appended arguments of its own, so the mapping is not always the last.
+        return _build(cls.real, (*(arg for arg in args if arg is not options), options))
+
+    def __repr__(cls) -> str:
+        return repr(getattr(cls, "built", cls.host_class))
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, cls.host_class)
+
+
+def _host_block(row: Any) -> str | None:
+    """Return the host block X whose X_AKConv a row names, None for every other row."""
+    if isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[3], list):
+        return _block_rows().get(row[2])
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _block_rows() -> dict[str, str]:
+    """Return the host block X of every name X_AKConv."""
+    return {real.__name__: host_name for host_name, real in BLOCKS.items()}
+
+
+def _as_host_row(row: list) -> list:
+    """Return a row of X_AKConv as a row of X whose arguments hold a mapping; every other row as it is."""
+    host_name = _host_block(row)
+    if host_name is None:
+        return row
+    *args, options = row[3] if row[3] and isinstance(row[3][-1], dict) else [*row[3], {}]
+    if host_name == "C3k2" and len(args) == 1:
+        args.append(False)  # c3k, which the parser overwrites by its place for m, l and x, whatever stands there
+    return [*row[:2], host_name, [*args, options]]
+
+
+def _parse_blocks(host_parse_model: Callable, d: dict, *args: Any, **kwargs: Any) -> tuple:
+    """Parse a model with X_AKConv rows as if they were X.
+
+    The parser asks `m is C3k2` and then sets the head's `legacy` or the block's `c3k`: only what bears the name C3k2 in
+    its own globals gets that. So a copy of the function, whose globals differ in the blocks' names alone, parses a copy
+    of the model: nothing that others see changes, in this thread or another.
+    """
+    rows = {section: [_as_host_row(row) for row in d[section]] for section in ("backbone", "head")}
+    used = {_host_block(row) for section in rows for row in d[section]} - {None}
+    stand_ins = {name: _BlockStandIn(host_parse_model.__globals__[name], BLOCKS[name]) for name in used}
+    parse_model = FunctionType(
+        host_parse_model.__code__,
+        {**host_parse_model.__globals__, **stand_ins},
+        host_parse_model.__name__,
+        host_parse_model.__defaults__,
+        host_parse_model.__closure__,
+    )
+    parse_model.__kwdefaults__ = host_parse_model.__kwdefaults__
+    return parse_model({**d, **rows}, *args, **kwargs)
+
+
 def _located(host_parse_model: Callable) -> Callable:
     """Return the host's `parse_model` with the row named in every error that a row of ours causes."""
 
     @functools.wraps(host_parse_model)
     def parse_model(d: dict, ch: int, *args: Any, **kwargs: Any) -> tuple:
+        has_blocks = any(_host_block(row) for section in ("backbone", "head") for row in d[section])
+        parse = functools.partial(_parse_blocks, host_parse_model) if has_blocks else host_parse_model
         try:
-            return host_parse_model(d, ch, *args, **kwargs)
+            return parse(d, ch, *args, **kwargs)
         except (TypeError, ValueError, IndexError) as error:
             row = _failed_row(error, host_parse_model, d)
             if row is None:
@@ -115,7 +186,7 @@ def _failed_row(error: Exception, host_parse_model: Callable, d: dict) -> str | 
         if frame.f_code is host_parse_model.__code__ and isinstance(frame.f_locals.get("i"), int):
             i = frame.f_locals["i"]  # the parser's loop counter: the layer index
             row = (d["backbone"] + d["head"])[i]
-            if isinstance(row, (list, tuple)) and len(row) == 4 and row[2] in _stand_ins():
+            if isinstance(row, (list, tuple)) and len(row) == 4 and row[2] in YAML_NAMES:
                 hint = "" if row[3] and isinstance(row[3][0], int) else " (out_channels must be an int)"
                 return f"layer {i} {list(row)} of {d.get('yaml_file', 'the model YAML')}{hint}"
     return None
@@ -123,31 +194,32 @@ def _failed_row(error: Exception, host_parse_model: Callable, d: dict) -> str | 
 
 @functools.lru_cache(maxsize=1)
 def _stand_ins() -> dict[str, _StandIn]:
-    """Return the names that YAML rows may use, each with its stand-in."""
-    named = {"AKConv": _StandIn(Conv, AKConv), "LDConv": _StandIn(Conv, AKConv)}
-    for host_name, real in BLOCKS.items():
-        named[real.__name__] = _StandIn(getattr(modules.block, host_name), real)
-    return named
+    """Return the names of AKConv in YAML rows, each with its stand-in."""
+    return {"AKConv": _StandIn(Conv, AKConv), "LDConv": _StandIn(Conv, AKConv)}
 
 
-def _with_fallback(host_check: Callable, folder: Path) -> Callable:
-    """Return the host's `check_yaml` or `check_file`, which looks among the shipped files after the host's own search.
+def _with_fallback(host_check: Callable, folder: Path, find: Callable, near: Callable) -> Callable:
+    """Return the host's `check_yaml` or `check_file`, which goes on to our files after the host's own search.
 
     So a file in the working directory, or the host's own of that name, wins over ours.
+
+    Args:
+        host_check: The host's function.
+        folder: Where the shipped files lie. A name that is neither there nor holds "akconv" is the host's alone.
+        find: Called with the name and `hard`; returns our file or None.
+        near: Returns the names most like one that was not found, as text.
     """
 
     @functools.wraps(host_check)
     def check(file: str | Path, *args: Any, **kwargs: Any) -> Any:
         name = Path(str(file)).name.lower()
-        if "akconv" not in name and "ldconv" not in name:
+        if "akconv" not in name and "ldconv" not in name and not configs.find_config(folder, file):
             return host_check(file, *args, **kwargs)
         hard = kwargs.pop("hard", True)
-        found = host_check(file, *args, hard=False, **kwargs) or configs.find_config(folder, file)
+        found = host_check(file, *args, hard=False, **kwargs) or find(file, hard)
         if found or not hard:
             return str(found) if found else []
-        raise FileNotFoundError(
-            f"'{file}' does not exist. Shipped files most like it: {', '.join(configs.near_names(folder, file))}"
-        )
+        raise FileNotFoundError(f"'{file}' does not exist. Names most like it: {near(file)}")
 
     return check
 
@@ -167,7 +239,18 @@ def _patch_tasks(tasks: ModuleType) -> None:
     for name, stand_in in _stand_ins().items():
         _patch(tasks, name, stand_in)
     _patch(tasks, "parse_model", _located(tasks.parse_model))
-    _patch(tasks, "check_yaml", _with_fallback(tasks.check_yaml, configs.MODELS))
+    find = functools.partial(model_yaml, host_check=tasks.check_yaml)
+    _patch(tasks, "check_yaml", _with_fallback(tasks.check_yaml, configs.MODELS, find, near_grafted))
+
+
+def _find_dataset(file: str | Path, hard: bool) -> Path | None:
+    """Return the shipped data YAML of that name, or None."""
+    return configs.find_config(configs.DATASETS, file)
+
+
+def _near_datasets(file: str | Path) -> str:
+    """Return the shipped data YAMLs most like a name, as text."""
+    return ", ".join(configs.near_names(configs.DATASETS, file))
 
 
 def _allow_in_safe_load() -> None:
@@ -193,7 +276,8 @@ def register() -> None:
         _allow_in_safe_load()
     data = sys.modules.get(DATA)  # not imported for our sake: if it comes later, the start-up module calls again
     if data is not None and hasattr(data, "check_det_dataset") and not _is_patched(data):
-        _patch(data, "check_file", _with_fallback(data.check_file, configs.DATASETS))
+        check_file = _with_fallback(data.check_file, configs.DATASETS, _find_dataset, _near_datasets)
+        _patch(data, "check_file", check_file)
 
 
 def unregister() -> None:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Names of model YAMLs: which file a name means, and names like `yolo11n-akconv7.yaml` for which there is none."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from ultralytics.utils import ROOT, USER_CONFIG_DIR
+
+from ultralytics_akconv import configs
+
+HOST_MODELS = ROOT / "cfg" / "models"
+_SCALE = re.compile(r"(\d)([nslmx])(?=[-.]|$)")  # the letter the host reads as the scale: yolov8n-seg, yolo11s.yaml
+_GRAFTED = re.compile(r"(.+)-(?:akconv|ldconv)(\d*)\.ya?ml")
+
+
+def scale_of(name: str | Path) -> str | None:
+    """Return the scale letter in a model's name, None if it has none."""
+    match = _SCALE.search(Path(name).name)
+    return match[2] if match else None
+
+
+def without_scale(name: str | Path) -> str:
+    """Return the name of the file that holds all scales: yolo11s-seg.yaml -> yolo11-seg.yaml."""
+    return _SCALE.sub(r"\1", Path(name).name, count=1)
+
+
+@functools.lru_cache(maxsize=1)
+def host_models() -> dict[str, Path]:
+    """Return the model YAMLs of the installed host by name, sorted."""
+    return {file.name: file for file in sorted(HOST_MODELS.rglob("*.yaml"), key=lambda file: file.name)}
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the file of a model: itself, then the host's or a shipped one of that name, with or without its scale.
+
+    Raises:
+        FileNotFoundError: If there is none; the message lists near names.
+        TypeError: If `model` is neither a name nor a path.
+    """
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f"model must be the name or path of a YAML file, got {model!r} ({type(model).__name__})")
+    path = Path(model)
+    for name in (path, path.with_name(without_scale(path))):
+        if name.is_file():
+            return name
+        found = host_models().get(str(name)) or configs.find_config(configs.MODELS, name)
+        if found:
+            return found
+    known = [*host_models(), *configs.config_names(configs.MODELS)]
+    raise FileNotFoundError(f"'{model}' does not exist. Models most like it: {_near(path.name, known)}")
+
+
+def source_of(name: str) -> tuple[str, int] | None:
+    """Return the host model and the `num_param` that a name like `yolo11n-akconv7.yaml` asks for, or None.
+
+    None too if the host has no such model. Without a number, N is 5.
+    """
+    match = _GRAFTED.fullmatch(name)
+    if match is None:
+        return None
+    for source in (f"{match[1]}.yaml", without_scale(f"{match[1]}.yaml")):
+        if source in host_models():
+            return source, int(match[2] or 5)
+    return None
+
+
+def cached(name: str, text: str) -> Path:
+    """Return a file of that name and text in the user's configuration folder of the host, written if need be.
+
+    The host reads a model from disk. The folder bears a digest of the text, so that another host release, or another
+    process at the same moment, never finds a text that is not its own.
+    """
+    folder = USER_CONFIG_DIR / "akconv" / hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    file = folder / name
+    if file.is_file() and file.read_text("utf-8") == text:
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=folder, delete=False) as temporary:
+        temporary.write(text)
+    os.replace(temporary.name, file)  # atomic: a reader sees all of it or nothing
+    return file
+
+
+def _near(name: str, known: list[str]) -> str:
+    """Return the known names most like `name`, or how to list all."""
+    return ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.5)) or "none; `akconv models` lists all"
+
+
+def near_grafted(name: str | Path) -> str:
+    """Return, as text, the shipped names and those of grafted host models most like `name`."""
+    grafted = [f"{Path(source).stem}-akconv.yaml" for source in host_models()]
+    return _near(without_scale(name), [*configs.config_names(configs.MODELS), *grafted])
