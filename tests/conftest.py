@@ -97,3 +97,19 @@ def copy_mini_dataset(folder):
 @pytest.fixture
 def mini_dataset(tmp_path):
     return copy_mini_dataset(tmp_path)
+
+
+def yolov8_dict(*arguments, name="AKConv", scale="n"):
+    """Return the host's YOLOv8 detect dict with its six stride-2 convolutions after the stem as rows of ours.
+
+    `arguments` follow the output channels, (5, 2) unless told; `name=None` leaves the stock model.
+    """
+    import ultralytics
+    import yaml
+
+    stock = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
+    model = {**yaml.safe_load(stock.read_text("utf-8")), "scale": scale}
+    for row in (model["backbone"] + model["head"])[1:]:
+        if name and row[2] == "Conv" and row[3][1:] == [3, 2]:
+            row[2:] = [name, [row[3][0], *(arguments or (5, 2))]]
+    return model

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+import copy
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import thop
+import torch
+import ultralytics.nn.tasks as tasks
+from conftest import yolov8_dict
+from torch import nn
+from ultralytics.nn.modules import block
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils.torch_utils import ModelEMA, get_flops
+
+from ultralytics_akconv import AKConv, LDConv, akconv2d, modules, sampling_points
+
+GOLDEN = sorted((Path(__file__).parent / "data/golden").glob("*.npz"))
+EXACT = {"rtol": 0, "atol": 1e-10, "check_stride": False}
+
+
+def published(data, prefix=""):
+    return {prefix + key[3:]: torch.from_numpy(data[key]) for key in data if key.startswith("sd.")}
+
+
+def learned(layer):
+    """Give the offset branch weights, so that samples leave the grid and the map."""
+    nn.init.normal_(layer.p_conv.weight, std=0.2)
+    nn.init.normal_(layer.p_conv.bias)
+    nn.init.normal_(layer.conv.bn.running_mean)
+    return layer
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_outputs_and_every_gradient_are_the_published_ones(file):
+    data = np.load(file)
+    gold = {name: torch.from_numpy(data[name]) for name in data if data[name].ndim}
+    layer = AKConv(3, 4, int(data["num_param"]), int(data["stride"])).double()
+    # The golden module is a bare torch BatchNorm; the host sets its own eps and momentum on whole models only.
+    layer.load_state_dict(published(data), strict=True)
+    torch.testing.assert_close(layer.eval()(gold["x"]), gold["out_eval"], **EXACT)
+    x = gold["x"].requires_grad_()
+    out = layer.train()(x)
+    torch.testing.assert_close(out, gold["out_train"], **EXACT)
+    out.backward(gold["grad_out"])
+    torch.testing.assert_close(x.grad, gold["grad.x"], **EXACT)
+    named = dict(layer.named_parameters())
+    ours = {key.replace("conv.0.", "conv.conv.").replace("conv.1.", "conv.bn."): key for key in published(data)}
+    compared = [name for name in named if f"grad.{ours[name]}" in gold]
+    assert len(compared) == len(named) == 5
+    for name in compared:
+        torch.testing.assert_close(named[name].grad, gold[f"grad.{ours[name]}"], **EXACT)
+
+
+def test_the_positional_order_is_the_published_one_and_the_rest_is_keyword_only():
+    layer = AKConv(3, 8, 5, 2)
+    assert (layer.in_channels, layer.out_channels, layer.num_param, layer.stride) == (3, 8, 5, 2)
+    assert AKConv(3, 8, 5).stride == 1
+    with pytest.raises(TypeError, match="positional argument"):
+        AKConv(3, 8, 5, 2, "cross")
+
+
+def test_ldconv_is_the_same_class():
+    assert LDConv is AKConv
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 1), (7, 10)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("num_param", [1, 2, 5, 13])
+def test_the_output_has_one_pixel_a_stride(size, stride, num_param):
+    out = learned(AKConv(3, 4, num_param, stride)).eval()(torch.randn(2, 3, *size))
+    assert out.shape == (2, 4, (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1)
+    assert out.isfinite().all()
+
+
+def test_the_module_is_the_function_with_its_weights(close):
+    options = {"shape": "ring", "border": "clamp", "origin": "center"}
+    layer = learned(AKConv(3, 4, 6, 2, act=False, **options)).double().eval()
+    x = torch.randn(2, 3, 7, 9, dtype=torch.float64)
+    points = sampling_points(6, "ring", "center")
+    out = akconv2d(x, layer.offsets(x), layer.conv.conv.weight, points, stride=2, border="clamp")
+    close(layer(x), layer.conv.bn(out))
+
+
+def test_the_parameters_are_those_of_the_formula():
+    for c1, c2, n in [(3, 8, 1), (16, 32, 5), (8, 8, 13)]:
+        count = sum(p.numel() for p in AKConv(c1, c2, n, 2).parameters())
+        assert count == c1 * c2 * n + 2 * c2 + c1 * 2 * n * 9 + 2 * n
+
+
+def test_offsets_start_as_constants_and_stay_so_after_the_hosts_reset_weights():
+    model = tasks.DetectionModel(yolov8_dict(), verbose=False)
+    layers = [m for m in model.modules() if isinstance(m, AKConv)]
+    for layer in layers:
+        learned(layer)
+    for module in model.modules():  # what `YOLO.reset_weights()` does
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert len(layers) == 6
+    assert all(not layer.p_conv.weight.any() and layer.p_conv.bias.any() for layer in layers)
+
+
+def test_yolo_reset_weights_keeps_the_zero_start(tmp_path):
+    from ultralytics import YOLO
+
+    yolo = YOLO(tmp_yaml(tmp_path))
+    for layer in (m for m in yolo.model.modules() if isinstance(m, AKConv)):
+        nn.init.ones_(layer.p_conv.weight)
+    yolo.reset_weights()
+    assert not any(m.p_conv.weight.any() for m in yolo.model.modules() if isinstance(m, AKConv))
+
+
+def tmp_yaml(folder, *arguments, **options):
+    import yaml
+
+    file = folder / "yolov8n-test.yaml"
+    file.write_text(yaml.safe_dump(yolov8_dict(*arguments, **options)), "utf-8")
+    return file
+
+
+OPTIONS = {"shape": "cross", "border": "clamp", "origin": "center", "offset_lr": 0.25}
+
+
+def by_deepcopy(layer):
+    return copy.deepcopy(layer)
+
+
+def by_pickle(layer):
+    return pickle.loads(pickle.dumps(layer))
+
+
+def by_checkpoint(layer):
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def by_restricted_checkpoint(layer):
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    ours = [AKConv, modules.OffsetConv2d]
+    with torch.serialization.safe_globals([*ours, Conv, nn.Conv2d, nn.BatchNorm2d, nn.SiLU, set]):
+        return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("duplicate", [by_deepcopy, by_pickle, by_checkpoint, by_restricted_checkpoint])
+def test_a_copy_keeps_options_and_output(duplicate):
+    layer = learned(AKConv(3, 4, 5, 2, **OPTIONS)).eval()
+    layer(torch.randn(1, 3, 9, 9))  # whatever is kept from a first call must not get in the way
+    double = duplicate(layer)
+    x = torch.randn(2, 3, 7, 9)
+    assert repr(double) == repr(layer)
+    assert (double.points, double.offset_lr, double.p_conv.lr) == (layer.points, 0.25, 0.25)
+    assert torch.equal(double(x), layer(x))
+
+
+def test_the_pickled_class_path_is_frozen():
+    assert f"{AKConv.__module__}.{AKConv.__qualname__}" == "ultralytics_akconv.modules.AKConv"
+    for name, cls in modules.BLOCKS.items():
+        assert f"{cls.__module__}.{cls.__qualname__}" == f"ultralytics_akconv.modules.{name}_AKConv"
+        assert getattr(modules, f"{name}_AKConv") is cls
+
+
+def test_the_state_dict_holds_the_weights_and_nothing_else():
+    assert list(AKConv(3, 4, 5).state_dict()) == [
+        "p_conv.weight",
+        "p_conv.bias",
+        "conv.conv.weight",
+        "conv.bn.weight",
+        "conv.bn.bias",
+        "conv.bn.running_mean",
+        "conv.bn.running_var",
+        "conv.bn.num_batches_tracked",
+    ]
+
+
+def test_the_published_layout_loads_and_saves_inside_a_model():
+    model, other = (nn.Sequential(nn.Identity(), learned(AKConv(3, 4, 5, 2)), nn.ReLU()) for _ in range(2))
+    state = {f"1.{key}": value for key, value in model[1].published_state_dict().items()}
+    assert set(state) == {f"1.p_conv.{k}" for k in ("weight", "bias")} | {"1.conv.0.weight"} | {
+        f"1.conv.1.{k}" for k in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
+    before = dict(state)
+    other.load_state_dict(state, strict=True)
+    assert state == before  # the caller's dict is his
+    for key, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value)
+    model.load_state_dict(other.state_dict(), strict=True)
+
+
+def test_the_published_layout_loads_with_and_without_its_optional_entries():
+    layer = learned(AKConv(3, 4, 5))
+    state = layer.published_state_dict()
+    state["p_n"] = torch.tensor(layer.points).T.reshape(1, 10, 1, 1)
+    for absent in ((), ("p_n",), ("num_batches_tracked",), ("p_n", "num_batches_tracked")):
+        some = {key: value for key, value in state.items() if key.split(".")[-1] not in absent}
+        fresh = AKConv(3, 4, 5)
+        fresh.load_state_dict(some, strict=True)
+        assert torch.equal(fresh.conv.conv.weight, layer.conv.conv.weight)
+
+
+def test_a_foreign_or_incomplete_state_dict_is_refused():
+    state = AKConv(3, 4, 5).published_state_dict()
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*extra"):
+        AKConv(3, 4, 5).load_state_dict({**state, "extra": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match=r"Missing key.*p_conv.bias"):
+        AKConv(3, 4, 5).load_state_dict({k: v for k, v in state.items() if k != "p_conv.bias"})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        AKConv(3, 4, 6).load_state_dict(state)
+    other_start = torch.tensor(sampling_points(5, "cross")).T.reshape(1, 10, 1, 1)
+    with pytest.raises(ValueError, match=r"p_n holds the initial points.*same num_param and shape"):
+        AKConv(3, 4, 5).load_state_dict({**state, "p_n": other_start})
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.1, 3.0])
+def test_offset_lr_scales_the_gradients_of_the_offset_branch_and_nothing_else(factor):
+    plain = learned(AKConv(3, 4, 5, 2)).double()
+    scaled = AKConv(3, 4, 5, 2, offset_lr=factor).double()
+    scaled.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 7, 9, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [layer(i) for layer, i in zip((plain, scaled), inputs)]
+    assert torch.equal(*outputs)
+    for out in outputs:
+        out.square().sum().backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=0, atol=1e-12)
+    for (name, p), q in zip(plain.named_parameters(), scaled.parameters()):
+        expected = p.grad * factor if name.startswith("p_conv") else p.grad
+        assert p.grad.any()
+        torch.testing.assert_close(q.grad, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_fuse_leaves_no_batchnorm_and_the_same_output(close):
+    model = tasks.DetectionModel(yolov8_dict(), verbose=False).eval()
+    for layer in model.modules():
+        if isinstance(layer, AKConv):
+            learned(layer)
+    x = torch.randn(1, 3, 64, 64)
+    before = model(x)[0]
+    model.fuse(verbose=False)
+    layers = [m for m in model.modules() if isinstance(m, AKConv)]
+    assert len(layers) == 6
+    assert not any(isinstance(m, nn.BatchNorm2d) for layer in layers for m in layer.modules())
+    torch.testing.assert_close(model(x)[0], before, rtol=1e-4, atol=1e-3)  # boxes in pixels, six fused layers deep
+    layer = learned(AKConv(3, 4, 5, 2)).eval()
+    fused = copy.deepcopy(layer)
+    fused.conv.conv = tasks.fuse_conv_and_bn(fused.conv.conv, fused.conv.bn)
+    fused.conv.forward = fused.conv.forward_fuse
+    close(fused(x), layer(x))
+
+
+def test_the_hosts_flop_counter_counts_both_convolutions():
+    layer = AKConv(16, 32, 5, 2).eval()
+    macs, params = thop.profile(layer, (torch.zeros(1, 16, 32, 32),), verbose=False)
+    convolutions = 16 * 16 * (16 * 10 * 9 + 16 * 32 * 5)
+    assert params == sum(p.numel() for p in layer.parameters())
+    assert convolutions <= macs < 1.05 * convolutions
+    assert 8 < get_flops(tasks.DetectionModel(yolov8_dict(), verbose=False), 640) < 9
+
+
+def test_a_model_of_the_published_sizes_has_the_published_parameters():
+    for num_param, count in {5: 2_940_140, 6: 3_011_928}.items():
+        model = tasks.DetectionModel(yolov8_dict(num_param, 2), verbose=False)
+        assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_ema_and_half_copies_are_made_and_run(close):
+    model = nn.Sequential(learned(AKConv(3, 4, 5, 2, **OPTIONS)))
+    x = torch.rand(1, 3, 9, 9)
+    model(x)
+    ema = ModelEMA(model)
+    ema.update(model)
+    half = copy.deepcopy(ema.ema).half().float()
+    close(half(x), ema.ema(x), torch.float16)
+    assert copy.deepcopy(ema.ema).half()(x.half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_under_autocast_the_layer_is_as_right_at_640_px_as_at_64(half, close):
+    layer = AKConv(3, 4, 5, 2, border="clamp", act=False).eval()
+    x = torch.rand(1, 3, 8, 640)
+    with torch.no_grad():
+        expected = layer(x)
+        with torch.autocast("cpu", half):
+            actual = layer(x)
+    assert actual.dtype == half
+    close(actual.float(), expected, half)
+
+
+@pytest.mark.parametrize("border", ["paper", "clamp", "zeros"])
+def test_training_moves_every_parameter_and_lowers_the_loss(border):
+    layer = AKConv(3, 4, 5, 2, border=border)
+    x, target = torch.randn(4, 3, 8, 8), torch.rand(4, 4, 4, 4)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    start = [p.detach().clone() for p in layer.parameters()]
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = (layer(x) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert not any(torch.equal(p, s) for p, s in zip(layer.parameters(), start))
+
+
+def test_the_hosts_activation_key_reaches_the_layer():
+    model = tasks.DetectionModel({**yolov8_dict(), "activation": "torch.nn.ReLU()"}, verbose=False)
+    assert all(isinstance(m.conv.act, nn.ReLU) for m in model.modules() if isinstance(m, AKConv))
+    assert isinstance(AKConv(3, 4, 5).conv.act, nn.SiLU)
+    assert isinstance(AKConv(3, 4, 5, act=False).conv.act, nn.Identity)
+
+
+@pytest.mark.slow
+def test_torch_compile_makes_one_graph_of_a_layer_with_equal_output(close):
+    layer = learned(AKConv(3, 4, 5, 2)).eval()
+    x = torch.randn(2, 3, 9, 11)
+    with torch.no_grad():
+        close(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
+def test_torch_compile_traces_a_training_step_in_one_graph(close):
+    layer = learned(AKConv(3, 4, 5, 2, offset_lr=0.5))
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")  # no code is generated
+    x = torch.randn(2, 3, 9, 11)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [f(i) for f, i in zip((layer, compiled), inputs)]
+    close(outputs[1], outputs[0])
+    for out in outputs:
+        out.square().sum().backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((3, 4, 0), {}, ValueError, "num_param must be from 1 to 1024, got 0"),
+        ((3, 4, 10**9), {}, ValueError, "num_param must be from 1 to 1024, got 1000000000"),
+        ((3, 4, 2.5), {}, TypeError, r"num_param must be an int, got 2.5 \(float\)"),
+        ((3, 4, 5, 0), {}, ValueError, "stride must be at least 1, got 0"),
+        ((3, 4, 5, "2"), {}, TypeError, r"stride must be an int, got '2' \(str\)"),
+        ((3, 4, 5, (2, 2)), {}, TypeError, "stride must be an int"),
+        ((0, 4, 5), {}, ValueError, "in_channels must be at least 1, got 0"),
+        ((3, -1, 5), {}, ValueError, "out_channels must be at least 1, got -1"),
+        ((3, True, 5), {}, TypeError, "out_channels must be an int, got True"),
+        ((3, 4, 5), {"shape": "star"}, ValueError, "unknown shape 'star': use one of default"),
+        ((3, 4, 5), {"shape": [[0, 0]]}, ValueError, "num_param=5"),
+        ((3, 4, 5), {"border": "reflect"}, ValueError, "border must be one of paper, clamp, zeros, got 'reflect'"),
+        ((3, 4, 5), {"origin": "top"}, ValueError, "origin must be one of corner, center, got 'top'"),
+        ((3, 4, 5), {"offset_lr": -1}, ValueError, "offset_lr must be finite and not negative, got -1"),
+        ((3, 4, 5), {"offset_lr": float("nan")}, ValueError, "offset_lr must be finite"),
+        ((3, 4, 5), {"offset_lr": float("inf")}, ValueError, "offset_lr must be finite"),
+        ((3, 4, 5), {"offset_lr": "0.1"}, TypeError, r"offset_lr must be a number, got '0.1' \(str\)"),
+        ((3, 4, 5), {"act": "relu"}, TypeError, r"act must be a bool or a module, got 'relu' \(str\)"),
+        ((3, 4, 5), {"padding": 1}, TypeError, "padding"),
+        ((3, 4), {}, TypeError, "num_param"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_is_allowed(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        AKConv(*arguments, **options)
+
+
+# What a block takes after its channels, where that is not the number of repeats alone.
+BLOCK_ARGUMENTS = {
+    "Bottleneck": (),
+    "RepNCSPELAN4": (16, 8, 1),
+    "ELAN1": (16, 8),
+    "A2C2f": (1, False),
+    "C2fAttn": (1, 32, 1),
+}
+
+
+@pytest.mark.parametrize("name", modules.BLOCKS)
+def test_a_block_is_the_hosts_with_akconv_for_its_3x3_convolutions(name):
+    arguments = BLOCK_ARGUMENTS.get(name, (1,))
+    stock = getattr(block, name)(64, 64, *arguments)
+    ours = modules.BLOCKS[name](64, 64, *arguments, num_param=3, border="clamp")
+    plain = {n for n, m in stock.named_modules() if type(m) is Conv and m.conv.kernel_size == (3, 3)}
+    replaced = {n: m for n, m in ours.named_modules() if isinstance(m, AKConv)}
+    assert plain == set(replaced) and replaced
+    assert all((m.num_param, m.border) == (3, "clamp") for m in replaced.values())
+    x = (torch.randn(2, 64, 6, 7), torch.randn(2, 4, 512)) if name == "C2fAttn" else (torch.randn(2, 64, 6, 7),)
+    assert isinstance(ours, type(stock)) and ours(*x).shape == stock(*x).shape
+    double = pickle.loads(pickle.dumps(ours.eval()))
+    assert torch.equal(double(*x), ours(*x))
+
+
+def test_a_block_without_a_3x3_convolution_is_refused():
+    with pytest.raises(ValueError, match=r"A2C2f_AKConv with arguments \[64, 64, 1\] has no 3x3 Conv to replace"):
+        modules.BLOCKS["A2C2f"](64, 64, 1)  # area attention, the default
+
+
+def test_a_block_keeps_the_number_of_points_it_is_told():
+    counts = {n: sum(p.numel() for p in modules.BLOCKS["C2f"](8, 8, 1, num_param=n).parameters()) for n in (3, 5)}
+    assert counts[5] - counts[3] == 2 * 2 * (4 * 4 + 4 * 2 * 9 + 2)  # two AKConv of 4 channels, two points more each
