@@ -141,10 +141,12 @@ def _written(model: dict) -> str:
     parts = []
     for key, value in model.items():
         if key in ("backbone", "head"):
-            parts.append("\n".join([f"\n{key}:", *(f"  - {_flow(row)}" for row in value)]) + "\n")
+            parts += [f"\n{key}:", *(f"  - {_flow(row)}" for row in value)]
+        elif isinstance(value, dict):
+            parts += [f"{key}:", *(f"  {_flow({name: item})[1:-1]}" for name, item in value.items())]
         else:
-            parts.append(yaml.safe_dump({key: value}, default_flow_style=None, sort_keys=False))
-    return "".join(parts)
+            parts.append(_flow({key: value})[1:-1])
+    return "\n".join(parts) + "\n"
 
 
 def _header(

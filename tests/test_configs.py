@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The shipped model YAMLs: made by the graft, named as the host wants, as large as published, fit to train."""
+
+import re
+import runpy
+import shlex
+import sys
+
+import pytest
+import torch
+import ultralytics
+import yaml
+from conftest import ROOT
+from networks import parsed, run, skeleton, tensors
+
+from ultralytics_akconv import AKConv
+from ultralytics_akconv.cli import main
+from ultralytics_akconv.configs import MODELS, config_names
+from ultralytics_akconv.graft import MADE_BY
+from ultralytics_akconv.info import plain_model
+
+MADE_WITH = "8.4.190"  # the host release whose YAML texts the shipped files hold; others differ in comments
+BY_HAND = ["yolov7-tiny.yaml"]  # the host has no YOLOv7
+GRAFTED = [name for name in config_names(MODELS) if name not in BY_HAND]
+
+
+def text_of(name):
+    return (MODELS / name).read_text("utf-8")
+
+
+def test_the_script_ships_exactly_these_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["make_configs.py", str(tmp_path)])
+    runpy.run_path(str(ROOT / "scripts/make_configs.py"), run_name="__main__")
+    assert sorted(file.name for file in tmp_path.iterdir()) == GRAFTED
+    for name in GRAFTED:
+        made = (tmp_path / name).read_text("utf-8")
+        assert yaml.safe_load(made) == yaml.safe_load(text_of(name)), name
+        assert made.splitlines()[:2] == text_of(name).splitlines()[:2]
+        assert made == text_of(name) or ultralytics.__version__ != MADE_WITH, name
+
+
+@pytest.mark.parametrize("name", GRAFTED)
+def test_the_first_line_of_a_shipped_file_makes_it_again(name, capsys):
+    first = text_of(name).splitlines()[0]
+    assert main(shlex.split(first[len(MADE_BY) :])[1:]) == 0
+    made = capsys.readouterr().out
+    assert yaml.safe_load(made) == yaml.safe_load(text_of(name))
+    assert made == text_of(name) or ultralytics.__version__ != MADE_WITH
+
+
+@pytest.mark.parametrize("name", config_names(MODELS))
+def test_a_shipped_model_trains_and_keeps_the_channels_of_its_plain_twin(name):
+    model = yaml.safe_load(text_of(name))
+    layers, save = parsed(model)
+    plain, plain_save = parsed(plain_model(model), device="meta")
+    assert skeleton(layers) == skeleton(plain)
+    assert save == plain_save
+    loss = sum(tensor.mean() for tensor in tensors(run(layers, torch.rand(2, 3, 64, 64))[-1]))
+    loss.backward()
+    akconvs = [module for module in layers.modules() if isinstance(module, AKConv)]
+    assert bool(akconvs) == (name not in BY_HAND)
+    assert all(akconv.conv.conv.weight.grad.abs().sum() > 0 for akconv in akconvs)
+
+
+@pytest.mark.parametrize("name", config_names(MODELS))
+def test_the_host_reads_no_wrong_scale_from_a_name(name):
+    stem = name[: -len(".yaml")]
+    version = re.match(r"yolov\d+", stem)
+    assert version
+    assert not re.search(r"\d[nslmx]", stem)
+    assert not stem.endswith("u")
+
+
+def parameters(name, scale="n"):
+    layers, _ = parsed(text_of(name), scale, "meta")
+    return sum(parameter.numel() for parameter in layers.parameters())
+
+
+def test_yolov8n_has_the_published_number_of_parameters():
+    assert parameters("yolov8-akconv.yaml") == 2_940_140
+    assert parameters("yolov8-akconv6.yaml") == 3_011_928
+
+
+def test_yolov5_grows_with_n_as_published():
+    # Table of the paper: 1.51, 1.65, 1.94 and 2.23 million for N = 3, 5, 9, 13; the head is another, the steps are not.
+    sizes = [parameters(f"yolov5-akconv{n}.yaml") for n in (3, 5, 9, 13)]
+    steps = [round((b - a) / 1e6, 2) for a, b in zip(sizes, sizes[1:])]
+    assert steps == [0.14, 0.29, 0.29]
+
+
+def test_yolov7_tiny_has_the_published_backbone_and_neck():
+    layers, _ = parsed(text_of("yolov7-tiny.yaml"))
+    assert isinstance(layers[0].act, torch.nn.LeakyReLU)
+    assert [layer.conv.out_channels for layer in layers[74:77]] == [128, 256, 512]
+    # 6.2 million published, with an anchor head: three 1x1 convolutions to 3 * 85 outputs.
+    anchor_head = sum((channels + 1) * 255 for channels in (128, 256, 512))
+    assert round((sum(p.numel() for p in layers[:77].parameters()) + anchor_head) / 1e6, 1) == 6.2

@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The graft: which rows it replaces, what it leaves, the names it resolves, and what its models do."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from networks import HOST_NAMES, host_text, parsed, run, skeleton, tensors
+from ultralytics import RTDETR, YOLO
+from ultralytics.nn import tasks
+
+from ultralytics_akconv import AKConv, graft
+from ultralytics_akconv.cli import main
+from ultralytics_akconv.configs import MODELS
+from ultralytics_akconv.graft import MADE_BY
+from ultralytics_akconv.graft.names import without_scale
+from ultralytics_akconv.modules import BLOCKS, HOST_BLOCKS
+from ultralytics_akconv_startup import YAML_NAMES
+
+# Their text branch needs an encoder or is not a row's output: these run as whole models.
+WITH_TEXT = [name for name in HOST_NAMES if "world" in name or "yoloe" in name]
+# Downsampled by pooling, or one ResNet: nothing there is a 3x3 Conv with stride 2.
+NOTHING_TO_REPLACE = {"yolov3-tiny.yaml", "yolov8-cls-resnet50.yaml", "yolov8-cls-resnet101.yaml"} | {
+    "yolo11-cls-resnet18.yaml"
+}
+GRAFTABLE = [name for name in HOST_NAMES if name not in NOTHING_TO_REPLACE]
+MAIN = [name for name in ("yolov5", "yolov6", "yolov8", "yolo11", "yolo12", "yolo26") if f"{name}.yaml" in HOST_NAMES]
+HAS_YOLO12 = "yolo12.yaml" in HOST_NAMES
+
+
+def rows(text):
+    model = yaml.safe_load(text)
+    return model["backbone"] + model["head"]
+
+
+def replaced(text):
+    return [index for index, row in enumerate(rows(text)) if "AKConv" in row[2]]
+
+
+def model_file(folder, text, name="mine.yaml"):
+    file = folder / name
+    file.write_text(text, "utf-8")
+    return file
+
+
+@pytest.mark.parametrize("name", [name for name in GRAFTABLE if name not in WITH_TEXT])
+def test_a_host_model_with_akconv_runs_like_its_stock_twin(name):
+    # An RT-DETR decoder picks 300 of its positions; the others need two images where a map has only one pixel.
+    x = torch.rand(1, 3, 160, 160) if "rtdetr" in name else torch.rand(2, 3, 64, 64)
+    stock, save = parsed(host_text(name), device="meta")
+    expected = [[tensor.shape for tensor in tensors(output)] for output in run(stock, x.to("meta"))]
+    layers, grafted_save = parsed(graft(name))
+    outputs = run(layers, x)
+    assert [[tensor.shape for tensor in tensors(output)] for output in outputs] == expected
+    assert grafted_save == save
+    sum(tensor.mean() for tensor in tensors(outputs[-1])).backward()
+    akconvs = [layer for layer in layers if isinstance(layer, AKConv)]
+    assert akconvs
+    for akconv in akconvs:
+        assert akconv.conv.conv.weight.grad.isfinite().all()
+        assert akconv.conv.conv.weight.grad.abs().sum() > 0
+        assert akconv.p_conv.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", WITH_TEXT)
+def test_a_host_model_with_a_text_branch_runs_with_akconv(name):
+    model = YOLO(name.replace(".yaml", "-akconv.yaml")).model
+    stock = YOLO(name).model
+    assert skeleton(model.model) == skeleton(stock.model)
+    assert model.save == stock.save
+    assert model.stride.tolist() == stock.stride.tolist()
+    sum(tensor.mean() for tensor in tensors(model.train()(torch.rand(2, 3, 64, 64)))).backward()
+    akconvs = [layer for layer in model.model if isinstance(layer, AKConv)]
+    assert akconvs
+    assert all(akconv.conv.conv.weight.grad.isfinite().all() for akconv in akconvs)
+
+
+@pytest.mark.parametrize("where", ["downsample", "blocks"])
+@pytest.mark.parametrize("name", MAIN)
+def test_channels_and_save_list_equal_stock_in_every_scale(name, where):
+    if name == "yolov6" and where == "blocks":
+        pytest.skip("yolov6 has no blocks, only convolutions")
+    for scale in "nsmlx":
+        stock, save = parsed(host_text(f"{name}.yaml"), scale, "meta")
+        layers, grafted_save = parsed(graft(f"{name}.yaml", where=where), scale, "meta")
+        assert skeleton(layers) == skeleton(stock), scale
+        assert grafted_save == save
+        assert getattr(layers[-1], "legacy", None) == getattr(stock[-1], "legacy", None)
+        changed = [layer.i for layer, twin in zip(layers, stock) if layer.type != twin.type]
+        assert changed == replaced(graft(f"{name}.yaml", where=where))
+
+
+@pytest.mark.parametrize("name", ["yolov10n", "yolov10x", "yolov9t", "yolov9c", "yolov3", "yolov8-p6", "yolov8-world"])
+def test_blocks_of_other_families_keep_channels_too(name):
+    stock, save = parsed(host_text(f"{name}.yaml"), device="meta")
+    layers, grafted_save = parsed(graft(f"{name}.yaml", where="blocks"), device="meta")
+    assert skeleton(layers) == skeleton(stock)
+    assert grafted_save == save
+
+
+def test_a_model_with_akconv_inside_its_blocks_learns():
+    layers, _ = parsed(graft("yolo11n.yaml", where="blocks"))
+    outputs = run(layers, torch.rand(2, 3, 64, 64))
+    sum(tensor.mean() for tensor in tensors(outputs[-1])).backward()
+    akconvs = [module for module in layers.modules() if isinstance(module, AKConv)]
+    assert len(akconvs) > 8
+    assert all(akconv.conv.conv.weight.grad.isfinite().all() for akconv in akconvs)
+
+
+def test_the_table_and_the_yaml_of_a_model_name_the_akconv_blocks(tmp_path):
+    file = model_file(tmp_path, graft("yolo11n.yaml", where=[2, 4, 5]))
+    model = YOLO(file).model
+    types = {layer.i: layer.type.rsplit(".", 1)[-1] for layer in model.model}
+    assert [types[i] for i in (2, 4, 5, 6)] == ["C3k2_AKConv", "C3k2_AKConv", "AKConv", "C3k2"]
+    assert [model.yaml["backbone"][i][2] for i in (2, 4, 6)] == ["C3k2_AKConv", "C3k2_AKConv", "C3k2"]
+    assert type(model.model[2]) is BLOCKS["C3k2"]
+    assert "C3k2_AKConv" not in vars(tasks)
+
+
+def test_a_block_row_without_a_mapping_or_arguments_is_read_as_the_host_reads_its_own():
+    text = host_text("yolov8.yaml").replace("[-1, 3, C2f, [128, True]]", "[-1, 3, C2f_AKConv, [128, True]]")
+    layers, _ = parsed(text)
+    assert {m.num_param for m in layers[2].modules() if isinstance(m, AKConv)} == {5}
+    text = host_text("yolo11.yaml").replace("C3k2, [256, False, 0.25]", "C3k2_AKConv, [256, {num_param: 3}]")
+    layers, _ = parsed(text, "m", "meta")
+    assert {m.num_param for m in layers[2].modules() if isinstance(m, AKConv)} == {3}
+
+
+def test_an_error_in_a_block_row_names_the_row():
+    text = host_text("yolov8.yaml").replace("[-1, 3, C2f, [128, True]]", "[-1, 3, C2f_AKConv, [128, True, {nun: 3}]]")
+    with pytest.raises(ValueError, match=r"layer 2 .*C2f_AKConv.* unknown option 'nun': allowed are num_param"):
+        parsed(text)
+
+
+@pytest.mark.skipif(not HAS_YOLO12, reason="this host has no YOLO12")
+def test_blocks_without_a_3x3_convolution_stay_as_they_are():
+    assert [rows(graft("yolo12.yaml", where="blocks"))[i][2] for i in (6, 11)] == ["A2C2f", "A2C2f_AKConv"]
+
+
+def test_the_start_up_module_names_every_layer_a_row_may_use():
+    assert list(YAML_NAMES) == ["AKConv", "LDConv", *(f"{name}_AKConv" for name in HOST_BLOCKS)]
+
+
+@pytest.mark.parametrize(
+    "name, indices",
+    [
+        ("yolov8.yaml", [1, 3, 5, 7, 16, 19]),
+        ("yolov8-cls.yaml", [1, 3, 5, 7]),
+        ("yolov5.yaml", [1, 3, 5, 7, 18, 21]),
+        ("yolov3.yaml", [1, 3, 5, 7, 9]),
+        ("yolov9c.yaml", [1]),
+        ("yolov9e.yaml", [2, 17]),
+        ("yolov10n.yaml", [1, 3, 17]),
+        ("rtdetr-l.yaml", [22, 25]),
+        ("yolov8-ghost.yaml", [1, 3, 5, 7, 16, 19]),
+    ],
+)
+def test_by_default_every_stride_2_convolution_but_the_stem_is_replaced(name, indices):
+    assert replaced(graft(name)) == indices
+
+
+@pytest.mark.parametrize(
+    "where, indices",
+    [
+        ("backbone", [1, 3, 5, 7]),
+        ("neck", [16, 19]),
+        ("blocks", [2, 4, 6, 8, 12, 15, 18, 21]),
+        ([19, 3], [3, 19]),
+        (5, [5]),
+        (range(1, 4), [1, 2, 3]),
+        (lambda layer: layer.module == "Conv" and layer.args[0] > 256, [5, 7, 19]),
+        (lambda layer: layer.section == "head", [12, 15, 16, 18, 19, 21]),
+    ],
+)
+def test_where_chooses_the_layers(where, indices):
+    assert replaced(graft("yolov8.yaml", where=where)) == indices
+
+
+def test_rows_hold_only_the_options_that_differ_from_the_default():
+    text = graft("yolov8.yaml", [3, 4, 5, 6, 7, 9], border="clamp", origin="center")
+    options = {"border": "clamp", "origin": "center"}
+    assert [rows(text)[i][3] for i in (1, 19)] == [[128, 3, 2, options], [512, 9, 2, options]]
+    assert rows(graft("yolov8.yaml"))[1] == [-1, 1, "AKConv", [128, 5, 2]]
+    assert rows(graft("yolov8.yaml", where=2))[2] == [-1, 3, "C2f_AKConv", [128, True, {"num_param": 5}]]
+
+
+def test_a_convolution_without_activation_stays_without(tmp_path):
+    text = host_text("yolov8.yaml").replace("Conv, [128, 3, 2]", "Conv, [128, 3, 2, None, 1, 1, False]")
+    grafted = graft(model_file(tmp_path, text))
+    assert rows(grafted)[1][3] == [128, 5, 2, {"act": False}]
+    assert isinstance(parsed(grafted)[0][1].conv.act, torch.nn.Identity)
+
+
+def test_comments_and_every_other_row_stay_but_sizes_of_the_stock_model_go():
+    before, after = host_text("yolov8.yaml").splitlines(), graft("yolov8.yaml").splitlines()[2:]
+    changed = [(old, new) for old, new in zip(before, after) if old != new]
+    assert len(before) == len(after)
+    assert len(changed) == 5 + 6  # the five scales, the six rows
+    assert "  - [-1, 1, AKConv, [256, 5, 2]] # 3-P3/8" in after
+    assert not any("summary" in line for line in after)
+
+
+def test_the_scale_that_was_asked_for_comes_first(tmp_path):
+    text = graft("yolo11s.yaml")
+    assert list(yaml.safe_load(text)["scales"]) == ["s", "n", "m", "l", "x"]
+    assert YOLO(model_file(tmp_path, text)).model.model[0].conv.out_channels == 32
+    assert list(yaml.safe_load(graft("yolo11.yaml"))["scales"]) == list("nsmlx")
+
+
+def test_a_file_in_block_style_is_written_anew_with_the_same_content(tmp_path):
+    model = yaml.safe_load(host_text("yolov8.yaml"))
+    file = model_file(tmp_path, yaml.safe_dump(model, sort_keys=False))
+    text = graft(file, 7)
+    assert yaml.safe_load(text) == yaml.safe_load(graft("yolov8.yaml", 7))
+    assert "  - [-1, 1, AKConv, [128, 7, 2]]\n" in text
+
+
+def test_a_row_shared_by_an_anchor_changes_only_where_it_was_chosen(tmp_path):
+    text = host_text("yolov8.yaml").replace("[256, 3, 2]] # 3-P3/8", "&down [256, 3, 2]] # 3-P3/8")
+    text = text.replace("- [-1, 1, Conv, [256, 3, 2]]\n", "- [-1, 1, Conv, *down]\n")
+    grafted = rows(graft(model_file(tmp_path, text), where=3))
+    assert (grafted[3], grafted[16]) == ([-1, 1, "AKConv", [256, 5, 2]], [-1, 1, "Conv", [256, 3, 2]])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"num_param": [3, 4, 5, 6, 7, 9], "border": "zeros"},
+        {"where": "blocks", "shape": "cross", "origin": "center"},
+        {"where": lambda layer: layer.index < 6, "num_param": 2, "shape": [[0, 0], [0.5, -1]]},
+    ],
+)
+@pytest.mark.parametrize("name", ["yolov8.yaml", "yolo11s-seg.yaml", "folder with space/mine.yaml"])
+def test_the_first_line_makes_the_text_again(name, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder with space").mkdir()
+    model_file(tmp_path, host_text("yolov8.yaml"), "folder with space/mine.yaml")
+    text = graft(name, **arguments)
+    first = text.splitlines()[0]
+    assert first.startswith(f"{MADE_BY}akconv graft ")
+    assert main(shlex.split(first[len(MADE_BY) :])[1:]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_a_grafted_model_can_be_grafted_again(tmp_path):
+    once = model_file(tmp_path, graft("yolov8.yaml"))
+    assert replaced(graft(once, where="blocks")) == sorted([1, 3, 5, 7, 16, 19, 2, 4, 6, 8, 12, 15, 18, 21])
+
+
+@pytest.mark.parametrize(
+    "name, where, message",
+    [
+        ("yolov8.yaml", 0, r"layer 0 .* it is the stem"),
+        ("yolov9e.yaml", 15, r"layer 15 .* it is the stem"),
+        ("yolov8.yaml", 99, "layer 99 does not exist: the model has layers 0 to 22"),
+        ("yolov8.yaml", -1, "layer -1 does not exist"),
+        (
+            "yolov8.yaml",
+            9,
+            r"layer 9 .*SPPF.* it is not a convolution \(Conv, GhostConv\) nor one of the blocks C2, C2f",
+        ),
+        ("yolov5.yaml", 10, "layer 10 .* it is a 1x1 convolution"),
+        ("rtdetr-l.yaml", 2, "layer 2 .* it is depthwise"),
+        ("yolov10n.yaml", 5, "layer 5 .*SCDown.* it is not a convolution"),
+        ("yolov10x.yaml", 8, "layer 8 .*C2fCIB.* it is not a convolution"),
+        ("yolov8.yaml", [1, 1], r"every layer index may be given once, got \[1, 1\]"),
+        ("yolov8.yaml", [], "where must name at least one layer index"),
+        ("yolov8.yaml", "stem", "where must be one of downsample, backbone, neck, blocks, .* got 'stem'"),
+        ("yolov3-tiny.yaml", "downsample", r"yolov3-tiny.yaml: no layer matches where='downsample'; .*index: 2, 4, 6"),
+        ("yolov8.yaml", lambda layer: False, "no layer matches where='the predicate'"),
+    ],
+)
+def test_a_layer_that_cannot_be_replaced_is_refused_with_the_reason(name, where, message):
+    with pytest.raises(ValueError, match=message):
+        graft(name, where=where)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([256, 3, 2, None, 4], r"it is grouped \(groups=4\)"),
+        ([256, 3, 2, None, 1, 2], r"it is dilated \(dilation=2\)"),
+        ([256, 3, 2, 0], r"not a 3x3 convolution with padding 1 \(kernel 3, padding 0\)"),
+        ([256, 5, 2], r"not a 3x3 convolution with padding 1 \(kernel 5"),
+        ([256, 3, 2, None, 1, 1, True, 8], "layer 3: Conv .* too many positional arguments"),
+    ],
+)
+def test_a_convolution_that_akconv_cannot_stand_for_is_refused_with_the_reason(arguments, message, tmp_path):
+    model = yaml.safe_load(host_text("yolov8.yaml"))
+    model["backbone"][3][3] = arguments
+    with pytest.raises(ValueError, match=message):
+        graft(model_file(tmp_path, yaml.safe_dump(model)), where=3)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"num_param": 0}, ValueError, "num_param must be from 1 to 1024, got 0"),
+        ({"num_param": [5, 7]}, ValueError, r"one number or 6 \(one for each replaced layer\), got \[5, 7\]"),
+        ({"num_param": "5"}, TypeError, "num_param must be an int, got '5'"),
+        ({"shape": "star"}, ValueError, "unknown shape 'star'"),
+        ({"shape": "paper_a", "num_param": 4}, ValueError, "has 5 points, num_param is 4"),
+        ({"border": "reflect"}, ValueError, "border must be one of paper, clamp, zeros"),
+        ({"origin": "middle"}, ValueError, "origin must be one of corner, center"),
+        ({"where": 1.5}, TypeError, "where must be a name, layer indices or a function, got 1.5"),
+        ({"where": [1, "3"]}, TypeError, "a layer index must be an int, got '3'"),
+        ({"model": 8}, TypeError, "model must be the name or path of a YAML file, got 8"),
+        (
+            {"model": "yolov8z.yaml"},
+            FileNotFoundError,
+            "'yolov8z.yaml' does not exist. Models most like it: .*yolov8.yaml",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_name(arguments, error, message):
+    with pytest.raises(error, match=message):
+        graft(**{"model": "yolov8.yaml", **arguments})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("just text", "must hold a list of rows under backbone"),
+        ("backbone: [[-1, 1, Conv]]\nhead: []", r"layer 0 must be \[from, repeats, module, \[arguments\]\]"),
+        ("a: [", "mine.yaml is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        graft(model_file(tmp_path, text))
+
+
+def test_grafting_leaves_the_random_numbers_alone():
+    state = torch.get_rng_state()
+    graft("yolo11.yaml", where="blocks")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+NAMES = [
+    ("yolo11s-akconv.yaml", YOLO, 5, "s"),
+    ("yolo26n-seg-akconv7.yaml", YOLO, 7, "n"),
+    ("yolo11n-obb-ldconv3.yaml", YOLO, 3, "n"),
+    ("yolov10n-akconv9.yaml", YOLO, 9, "n"),
+    ("yolov5n-akconv2.yaml", YOLO, 2, "n"),
+    ("yolov9t-akconv4.yml", YOLO, 4, ""),
+    ("rtdetr-l-akconv.yaml", RTDETR, 5, ""),
+]
+
+
+@pytest.mark.parametrize(
+    "name, build, num_param, scale",
+    [case for case in NAMES if not case[0].startswith("yolo26") or "yolo26.yaml" in HOST_NAMES],
+)
+def test_a_host_models_name_with_akconv_and_a_number_resolves(name, build, num_param, scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = build(name).model
+    assert {m.num_param for m in model.modules() if isinstance(m, AKConv)} == {num_param}
+    assert (model.yaml["scale"], model.yaml["yaml_file"]) == (scale, name)
+    assert not list(tmp_path.iterdir())  # nothing is written where the user works
+
+
+def asked(*names):
+    """Ask as the host does: softly for the first name, then for the second."""
+    first, second = names
+    return tasks.check_yaml(first, hard=False) or tasks.check_yaml(second)
+
+
+@pytest.mark.parametrize("own", ["yolo11s-akconv.yaml", "yolo11-akconv.yaml", "yolov10n-akconv.yaml"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_users_file_wins_whichever_name_the_host_asks_first(own, order, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    full = own.replace("yolo11-", "yolo11s-")
+    names = (full, without_scale(full))[::order]
+    grafted = asked(*names)
+    assert grafted != own
+    assert "AKConv, [128, 5, 2]" in Path(grafted).read_text("utf-8")
+    model_file(tmp_path, "nc: 1", own)
+    assert asked(*names) == own
+
+
+def test_a_shipped_file_wins_over_a_graft_of_its_name():
+    for names in (("yolov8n-akconv.yaml", "yolov8-akconv.yaml"), ("yolov8-akconv.yaml", "yolov8n-akconv.yaml")):
+        assert Path(asked(*names)) == MODELS / "yolov8-akconv.yaml"
+
+
+def test_a_grafted_name_is_written_once_and_mended_if_it_was_damaged():
+    names = ("yolo11n-akconv3.yaml", "yolo11-akconv3.yaml")
+    file = Path(asked(*names))
+    text, written = file.read_text("utf-8"), file.stat().st_mtime_ns
+    assert asked(*names) == str(file)
+    assert file.stat().st_mtime_ns == written
+    file.write_text("nc: 1", "utf-8")
+    assert Path(asked(*names)).read_text("utf-8") == text
+    assert [other.name for other in file.parent.iterdir()] == [file.name]  # no temporary file is left
+
+
+def test_an_unknown_name_lists_near_ones():
+    with pytest.raises(
+        FileNotFoundError, match=r"'yolo11z-akconv.yaml' does not exist\. Names most like it: .*yolo11-akc"
+    ):
+        YOLO("yolo11z-akconv.yaml")
+
+
+def test_a_name_whose_model_has_nothing_to_replace_says_so():
+    with pytest.raises(ValueError, match=r"yolov3-tiny.yaml: no layer matches where='downsample'"):
+        YOLO("yolov3-tiny-akconv.yaml")
+    with pytest.raises(ValueError, match="num_param must be from 1 to 1024, got 0"):
+        YOLO("yolo11n-akconv0.yaml")
