@@ -14,6 +14,7 @@ from ultralytics_akconv.functional import akconv2d, resample, sampling_positions
 from ultralytics_akconv.graft import graft  # noqa: E402
 from ultralytics_akconv.modules import BLOCKS, AKConv, LDConv  # noqa: E402
 from ultralytics_akconv.shapes import SHAPES, sampling_points  # noqa: E402
+from ultralytics_akconv.transfer import from_published, transfer, write_checkpoint  # noqa: E402
 from ultralytics_akconv_startup import enabled, install  # noqa: E402
 
 # Last: the start-up module takes `register` for the sign that this import is finished.
@@ -26,12 +27,15 @@ __all__ = (
     "LDConv",
     "__version__",
     "akconv2d",
+    "from_published",
     "graft",
     "register",
     "resample",
     "sampling_points",
     "sampling_positions",
+    "transfer",
     "unregister",
+    "write_checkpoint",
 )
 
 if enabled():

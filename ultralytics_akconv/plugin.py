@@ -24,6 +24,7 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics_akconv import configs
 from ultralytics_akconv.graft import model_yaml, near_grafted
 from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock, OffsetConv2d
+from ultralytics_akconv.transfer import converting_load
 from ultralytics_akconv_startup import DATA, YAML_NAMES
 
 _MISSING = object()
@@ -235,12 +236,13 @@ def _is_patched(owner: Any) -> bool:
 
 
 def _patch_tasks(tasks: ModuleType) -> None:
-    """Make the parser know our layers and our model YAMLs."""
+    """Make the parser know our layers and our model YAMLs, and pretrained weights reach our layers."""
     for name, stand_in in _stand_ins().items():
         _patch(tasks, name, stand_in)
     _patch(tasks, "parse_model", _located(tasks.parse_model))
     find = functools.partial(model_yaml, host_check=tasks.check_yaml)
     _patch(tasks, "check_yaml", _with_fallback(tasks.check_yaml, configs.MODELS, find, near_grafted))
+    _patch(tasks.BaseModel, "load", converting_load(tasks.BaseModel.load))
 
 
 def _find_dataset(file: str | Path, hard: bool) -> Path | None:

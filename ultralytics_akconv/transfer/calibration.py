@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The weights of converted layers by least squares on real images.
+
+Each layer is solved by itself, front to back: its own input in the converted model (which holds the error of the layers
+before it) is regressed on the output that the source model's convolution has for the same image. The sums are the
+normal equations, in float64; a ridge pulls towards the data-free solution in the metric of the prior, by as much as one
+sample a weight, so that few images, equal images or dead channels change only what they say something about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ultralytics_akconv.functional import resample
+from ultralytics_akconv.transfer.closed_form import covariance, interpolation
+from ultralytics_akconv.transfer.layers import Pair, Prior, converted_state
+
+_FLOOR = 1e-6  # least variance of a channel, relative to the layer's largest: a dead channel keeps its prior weights
+
+
+class _AllSeenError(Exception):
+    """Ends a forward pass once every wanted module has run."""
+
+
+def capture(model: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the input and the output of modules in a forward pass, which is cut short after the last of them."""
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def remember(module: nn.Module, args: tuple, output: Tensor) -> None:
+        seen[module] = (args[0], output)
+        if len(seen) == len(modules):
+            raise _AllSeenError
+
+    handles = [module.register_forward_hook(remember) for module in modules]
+    try:
+        model(images)
+    except _AllSeenError:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [seen[module] for module in modules]
+
+
+class _Moments:
+    """Sums over output pixels of one layer: the taps' samples, the wanted outputs and all their products."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.samples = pair.akconv.num_param * pair.akconv.in_channels  # D
+        size = self.samples + pair.akconv.out_channels + 1
+        self.sums = torch.zeros(size, size, dtype=torch.float64)
+
+    def add(self, x: Tensor, target: Tensor) -> None:
+        """Add a batch: the AKConv's input (B, C1, H, W) and the source convolution's output (B, C2, h, w)."""
+        akconv = self.pair.akconv
+        samples = resample(x, akconv.offsets(x), akconv.points, akconv.stride, akconv.border)  # (B, C1, h*N, w)
+        samples = rearrange(samples, "b c (h n) w -> (b h w) (c n)", n=akconv.num_param)
+        target = rearrange(target, "b c h w -> (b h w) c")
+        rows = torch.cat((samples, target, target.new_ones(len(target), 1)), 1).double()  # (B*h*w, D + C2 + 1)
+        self.sums += (rows.T @ rows).cpu()
+
+    def solve(self, prior: Prior) -> tuple[Tensor, Tensor, float, float]:
+        """Return the weights (C2, C1, N), the shift of the output's mean (C2), and the error before and after."""
+        count = self.sums[-1, -1]
+        mean = self.sums[:-1, -1] / count
+        moments = self.sums[:-1, :-1] / count - mean[:, None] * mean  # the BatchNorm takes care of the mean
+        gram, cross = moments[: self.samples, : self.samples], moments[: self.samples, self.samples :]
+        power = moments.diagonal()[self.samples :]  # (C2)
+
+        tap_rows = interpolation(prior.taps)
+        tap_covariance = tap_rows @ covariance() @ tap_rows.T  # (N, N)
+        tap_covariance += _FLOOR * torch.eye(len(tap_rows), dtype=torch.float64)
+        variance = (gram.diagonal().reshape(-1, len(tap_rows)) / tap_covariance.diagonal()).mean(1)  # (C1)
+        variance = variance.clamp(min=max(_FLOOR * float(variance.max()), torch.finfo(torch.float32).tiny))
+        ridge = self.samples / count * torch.kron(torch.diag(variance), tap_covariance)
+
+        start = prior.weight.flatten(1)  # (C2, D)
+        weight = start + torch.linalg.solve(gram + ridge, cross - gram @ start.T).T
+
+        def error(weight: Tensor) -> float:
+            lost = power - 2 * (weight * cross.T).sum(1) + ((weight @ gram) * weight).sum(1)
+            gain = self.pair.gain.square()
+            scale = (gain * power).sum().clamp(min=torch.finfo(torch.float64).tiny)
+            return float(((gain * lost).sum() / scale).clamp(min=0).sqrt())
+
+        shift = weight @ mean[: self.samples] - mean[self.samples :]
+        return weight.reshape(prior.weight.shape), shift, error(start), error(weight)
+
+
+@torch.no_grad()
+def fit(
+    model: nn.Module,
+    source: nn.Module,
+    pairs: Sequence[Pair],
+    priors: Sequence[Prior],
+    batches: Iterable[Tensor],
+) -> list[tuple[float, float]]:
+    """Replace the data-free weights of converted layers by least squares on images.
+
+    Args:
+        model: The converted model in eval mode, with the data-free weights; changed in place.
+        source: The source model in eval mode.
+        pairs: The layers, front to back.
+        priors: Their data-free solutions.
+        batches: Images (B, 3, H, W) as the model takes them; gone through once a layer.
+
+    Returns:
+        A layer's relative output error on these images before and after, root mean square.
+    """
+    errors = []
+    for pair, prior in zip(pairs, priors):
+        moments = _Moments(pair)
+        for images in batches:
+            ((_, target),) = capture(source, [pair.conv.conv], images)
+            ((x, _),) = capture(model, [pair.akconv], images)
+            moments.add(x, target)
+        weight, shift, before, after = moments.solve(prior)
+        pair.akconv.load_state_dict(converted_state(pair, prior.taps, weight))
+        mean = pair.akconv.conv.bn.running_mean
+        mean += shift.to(mean)
+        errors.append((before, after))
+    return errors

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Reads a source model from whatever the user has, and writes a checkpoint as the host's trainer does."""
+
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics
+from torch import nn
+from ultralytics.nn import tasks
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model inside a `YOLO` or `RTDETR`, anything else as it is.
+
+    They are told by what they hold: their classes cannot be imported here, the host being in the middle of importing
+    them when it loads the plug-in.
+    """
+    inside = getattr(model, "model", None)
+    return inside if isinstance(inside, tasks.BaseModel) and not isinstance(model, tasks.BaseModel) else model
+
+
+def read_source(source: str | Path | nn.Module) -> nn.Module:
+    """Return a source model in float32 and eval mode, itself or as the host reads it from its checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If the source is nothing that holds a model.
+        ValueError: If the file is no checkpoint of the host, or holds no model.
+    """
+    source = _read_file(source) if isinstance(source, (str, Path)) else unwrapped(source)
+    if not isinstance(source, nn.Module):
+        raise TypeError(
+            f"source must be a checkpoint file, a YOLO or a module, got {source!r} ({type(source).__name__})"
+        )
+    if not isinstance(source, tasks.BaseModel) or not isinstance(getattr(source, "yaml", None), dict):
+        raise ValueError(f"source must be a model that the host built from a YAML, got a {type(source).__name__}")
+    return deepcopy(source).float().eval()
+
+
+def _read_file(file: str | Path) -> nn.Module:
+    """Return the model of a checkpoint file."""
+    if Path(file).suffix != ".pt":
+        raise ValueError(f"source must be a .pt checkpoint, got '{file}'")
+    # The host renamed its reader; both return the model and the checkpoint.
+    read = getattr(tasks, "load_checkpoint", None) or tasks.attempt_load_one_weight
+    try:
+        return read(str(file))[0]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # what a broken pickle raises is anything at all
+        raise ValueError(f"'{file}' is no checkpoint of the host: {type(error).__name__}: {error}") from error
+
+
+def check_output(file: str | Path) -> Path:
+    """Return the path of a checkpoint to write, before any work is done for it.
+
+    Raises:
+        FileNotFoundError: If its folder does not exist.
+        ValueError: If it does not end in `.pt`, by which the host knows checkpoints.
+    """
+    path = Path(file)
+    if path.suffix != ".pt":
+        raise ValueError(f"a checkpoint's name must end in .pt, got '{file}'")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of '{file}' does not exist")
+    return path
+
+
+def _is_half(model: nn.Module) -> bool:
+    """Return whether every number of a model is one of float16, as in the host's finished checkpoints."""
+    floats = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
+    return all(torch.equal(tensor, tensor.half().to(tensor.dtype)) for tensor in floats)
+
+
+def write_checkpoint(model: nn.Module, file: str | Path, source: nn.Module | None = None) -> Path:
+    """Write a model as a finished checkpoint of the host: all of it, or nothing.
+
+    Args:
+        model: The model; its `args` become the checkpoint's `train_args`.
+        file: Where to write it.
+        source: The model it was made from. If that is all float16 numbers, the checkpoint is stored in float16 too;
+            otherwise in float32, so that no tensor changes.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If the name does not end in `.pt`.
+    """
+    path = check_output(file)
+    stored = deepcopy(model).cpu()
+    if source is not None and _is_half(source):
+        stored = stored.half()
+    args = getattr(model, "args", {})
+    content: dict[str, Any] = {
+        "epoch": -1,  # finished: nothing to resume
+        "best_fitness": None,
+        "model": stored,
+        "ema": None,
+        "updates": None,
+        "optimizer": None,
+        "train_args": dict(args if isinstance(args, dict) else vars(args)),
+        "date": datetime.now().astimezone().isoformat(),
+        "version": ultralytics.__version__,
+        "license": "AGPL-3.0 (https://ultralytics.com/license)",
+        "docs": "https://docs.ultralytics.com",
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A 3x3 kernel rewritten for N taps without any data: where the taps go, and which weights they get.
+
+Feature maps are smooth: neighbouring pixels are alike. With the correlation `RHO ** (L1 distance)` between two pixels
+of a channel, the nine values under the kernel have the covariance K, and N taps read `B @ values`, where B (N, 9) holds
+their bilinear weights. The kernel W that sees only the taps is then the regression `W K B' (B K B')^-1`, and what it
+misses has a closed form too, so the places of the taps can be chosen to miss least. A tap between pixels reads up to
+four of them, so that N such taps lose far less than N of the nine pixels.
+
+Coordinates are `(row, col)` in input pixels relative to the output pixel's anchor, as in `shapes`: a 3x3 kernel with
+padding 1 covers -1..1. All sums are float64. torch only.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import torch
+from torch import Tensor
+
+# Correlation of neighbouring pixels: the best of those measured, see docs/transfer.md. Trained networks' maps vary.
+RHO = 0.9
+_NOISE = 1e-6  # variance of a tap's own noise: taps that read nearly the same pixels get bounded weights
+_FIRST_STEP, _LAST_STEP = 0.5, 1 / 16  # px; the search halves its step between these
+_STARTS = 4  # layouts of whole pixels from which the search starts
+
+
+@functools.lru_cache(maxsize=1)
+def grid() -> Tensor:
+    """Return the places of a 3x3 kernel's weights in row-major order, (9, 2)."""
+    return torch.cartesian_prod(*[torch.arange(-1, 2, dtype=torch.float64)] * 2)
+
+
+def covariance(rho: float = RHO) -> Tensor:
+    """Return the prior covariance K of the nine pixels under the kernel, (9, 9)."""
+    return rho ** (grid()[:, None] - grid()).abs().sum(-1)
+
+
+def interpolation(taps: Tensor) -> Tensor:
+    """Return the bilinear weights B (..., N, 9) with which taps (..., N, 2) read the nine pixels under the kernel."""
+    return (1 - (taps[..., None, :] - grid()).abs()).clamp(min=0).prod(-1)
+
+
+def kernel_gram(weight: Tensor, gain: Tensor | None = None) -> Tensor:
+    """Return the second moments (9, 9) of a layer's 3x3 kernels, all that the expected error depends on.
+
+    Args:
+        weight: Convolution weight (C2, C1, 3, 3).
+        gain: What the layer multiplies each output channel by afterwards (C2), from its BatchNorm; None for one.
+    """
+    kernels = weight.double().flatten(2)  # (C2, C1, 9)
+    if gain is not None:
+        kernels = kernels * gain.double()[:, None, None]
+    kernels = kernels.flatten(0, 1)
+    return kernels.T @ kernels
+
+
+def _mixing(taps: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the map (..., 9, N) from kernels to tap weights, and the covariance (..., 9, 9) of what is lost."""
+    b = interpolation(taps)
+    cross = cov @ b.mT  # (..., 9, N)
+    inner = b @ cross + _NOISE * torch.eye(taps.shape[-2], dtype=torch.float64)
+    mixing = torch.linalg.solve(inner, cross.mT).mT
+    return mixing, cov - mixing @ cross.mT
+
+
+def expected_error(gram: Tensor, taps: Tensor, cov: Tensor | None = None) -> Tensor:
+    """Return the expected relative error (...) of a layer's output for taps (..., N, 2), root mean square.
+
+    Args:
+        gram: `kernel_gram` of the layer.
+        taps: Places of the taps (..., N, 2) in input pixels.
+        cov: Covariance (9, 9) of the nine pixels; the prior's by default.
+    """
+    cov = covariance() if cov is None else cov
+    lost = (gram * _mixing(taps, cov)[1]).sum((-2, -1))
+    return (lost / (gram * cov).sum().clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=0).sqrt()
+
+
+def project(weight: Tensor, taps: Tensor, cov: Tensor | None = None) -> Tensor:
+    """Return the weights (C2, C1, N) for the taps that reproduce a 3x3 convolution best under the prior, float64.
+
+    Taps on all nine pixels get the kernel itself, any further ones zero.
+
+    Args:
+        weight: Convolution weight (C2, C1, 3, 3).
+        taps: Places of the taps (N, 2) in input pixels.
+        cov: Covariance (9, 9) of the nine pixels; the prior's by default.
+    """
+    kernels = weight.double().flatten(2)  # (C2, C1, 9)
+    if len(taps) >= 9 and torch.equal(taps[:9], grid()):  # exact: no noise may blur it
+        return torch.cat((kernels, kernels.new_zeros(*kernels.shape[:2], len(taps) - 9)), dim=2)
+    return kernels @ _mixing(taps, covariance() if cov is None else cov)[0]
+
+
+def place_taps(gram: Tensor, num_param: int, cov: Tensor | None = None) -> Tensor:
+    """Return the places (N, 2) of the N taps that lose least of a layer's kernels, in row-major order.
+
+    From nine taps on nothing is lost: they lie on the nine pixels, further ones around these. Below that, the best
+    choices of whole pixels are refined by moving one tap at a time, with a step that is halved when no move helps.
+
+    Args:
+        gram: `kernel_gram` of the layer.
+        num_param: Number of taps N.
+        cov: Covariance (9, 9) of the nine pixels; the prior's by default.
+    """
+    if num_param >= 9:
+        return torch.cat((grid(), _around(num_param - 9)))
+    choices = grid()[torch.tensor(list(itertools.combinations(range(9), num_param)))]  # (choices, N, 2)
+    starts = choices[expected_error(gram, choices, cov).argsort(stable=True)[:_STARTS]]
+    refined = [_refine(gram, start, cov) for start in starts]
+    taps = min(refined, key=lambda taps: float(expected_error(gram, taps, cov)))
+    return torch.tensor(sorted(taps.tolist()), dtype=torch.float64)
+
+
+def _around(count: int) -> Tensor:
+    """Return the `count` pixels outside the 3x3 square that are nearest to it, (count, 2)."""
+    reach = 2
+    while (2 * reach + 1) ** 2 - 9 < count:
+        reach += 1
+    cells = torch.cartesian_prod(*[torch.arange(-reach, reach + 1, dtype=torch.float64)] * 2)
+    cells = cells[cells.abs().amax(1) > 1]
+    return cells[cells.square().sum(1).argsort(stable=True)[:count]]
+
+
+def _refine(gram: Tensor, taps: Tensor, cov: Tensor | None) -> Tensor:
+    """Return the taps (N, 2) after moving one at a time within the kernel's square as long as the error falls."""
+    moves = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)] * 2)
+    moves = torch.einsum("nk,md->nmkd", torch.eye(len(taps), dtype=torch.float64), moves).flatten(0, 1)  # (9N, N, 2)
+    error, step = float(expected_error(gram, taps, cov)), _FIRST_STEP
+    while step >= _LAST_STEP:
+        candidates = (taps + step * moves).clamp(-1, 1)
+        errors = expected_error(gram, candidates, cov)
+        best = int(errors.argmin())
+        if errors[best] < error - 1e-9:
+            taps, error = candidates[best], float(errors[best])
+        else:
+            step /= 2
+    return taps

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From a trained model with ordinary convolutions to the same model with AKConv, keeping what it has learned."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.utils import LOGGER
+
+from ultralytics_akconv.graft import graft
+from ultralytics_akconv.transfer.budget import Budget, choose
+from ultralytics_akconv.transfer.calibration import fit
+from ultralytics_akconv.transfer.checkpoint import read_source, unwrapped
+from ultralytics_akconv.transfer.layers import Pair, akconvs, converted_state, find_pairs, solve_without_data
+from ultralytics_akconv.transfer.report import LayerReport, Transfer
+
+# Of `graft`, with defaults that make an AKConv read what an ordinary convolution reads.
+_OPTIONS: dict[str, Any] = {"where": "downsample", "shape": "default", "border": "zeros", "origin": "center"}
+# What a model built from another file takes from the source's: it belongs to the weights, not to the architecture.
+_KEPT_KEYS = ("nc", "ch", "channels", "kpt_shape")
+
+
+def transfer(
+    source: str | Path | nn.Module,
+    model: str | Path | nn.Module | None = None,
+    *,
+    num_param: int | Sequence[int] | None = None,
+    budget: str | None = None,
+    data: str | Path | None = None,
+    images: int = 64,
+    imgsz: int | None = None,
+    **options: Any,
+) -> Transfer:
+    """Return a trained model with chosen convolutions as AKConv that compute nearly the same.
+
+    Every other tensor, the class names, the task, strides and train arguments are the source's. A converted layer's
+    offset weights are zero and its offset bias puts the taps where they reproduce the convolution best, so offsets
+    learn from there.
+
+    Args:
+        source: A checkpoint, a loaded `YOLO`, or its module.
+        model: The AKConv model to fill: a YAML, or a model of the same classes and width; by default the source's own
+            architecture, grafted as `num_param` and `options` say. A YAML takes the source's number of classes.
+        num_param: Number of sampling points N, 5 by default: one for all, or one for each replaced layer.
+        budget: Instead of `num_param`, a bound from which N is chosen layer by layer, a convolution staying where
+            that is best: "params=0.95" or "gflops=0.95" of the source's, or "error=0.1" for the expected relative
+            error of every layer.
+        data: Images for a least-squares fit: a dataset's YAML or name, or a folder. None: from the weights alone.
+        images: How many images to use at most.
+        imgsz: Side of their square input in pixels; the source's training size by default.
+        options: What else `graft` takes: `where`, `shape`, `border` and `origin`. Here the last two are "zeros" and
+            "center" by default, as in an ordinary convolution; the initial shape makes no difference to the result,
+            because the offset bias moves its points.
+
+    Returns:
+        The model with a report, see `Transfer`.
+
+    Raises:
+        FileNotFoundError: If a file or the images do not exist.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a value is not allowed, the source is no usable model, or it does not fit `model`.
+
+    Example:
+        >>> result = transfer("yolov8n.pt", num_param=5)  # doctest: +SKIP
+        >>> print(result.table())  # doctest: +SKIP
+        >>> result.save("yolov8n-akconv5.pt")  # doctest: +SKIP
+    """
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(unknown)}: allowed are {', '.join(_OPTIONS)}")
+    source = read_source(source)
+    if any(True for _ in akconvs(source)):
+        raise ValueError("the source model holds AKConv already: nothing is left to transfer")
+    if model is not None:
+        chosen = [name for name, value in {"num_param": num_param, "budget": budget, **options}.items() if value]
+        if chosen:
+            raise ValueError(f"the model is given: {', '.join(chosen)} would choose another")
+        target = _given(model, source)
+    else:
+        if budget is not None and num_param is not None:
+            raise ValueError("budget chooses num_param: give one of them")
+        options = {**_OPTIONS, **options}
+        if budget is not None:
+            limit = Budget.parse(budget)
+            trial = _grafted(source, num_param=1, **options)
+            numbers = choose(limit, find_all_pairs(trial, source), source)
+            options["where"], num_param = list(numbers), list(numbers.values())
+        target = _grafted(source, num_param=5 if num_param is None else num_param, **options)
+    return _filled(target, source, data, images, imgsz)
+
+
+def find_all_pairs(model: nn.Module, source: nn.Module) -> list[Pair]:
+    """Return every AKConv of a model with its Conv, front to back.
+
+    Raises:
+        ValueError: If one has none that fits, or the model has no AKConv.
+    """
+    pairs, reasons = find_pairs(model, source)
+    if reasons:
+        raise ValueError("; ".join(f"{name} cannot be converted: {reason}" for name, reason in reasons.items()))
+    if not pairs:
+        raise ValueError("the model to fill holds no AKConv")
+    return pairs
+
+
+def _grafted(source: nn.Module, **options: Any) -> nn.Module:
+    """Return the source's architecture with AKConv in it, weights as they come."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = Path(str(source.yaml.get("yaml_file", "model.yaml"))).name
+        file = Path(folder) / name
+        file.write_text(yaml.safe_dump(source.yaml, sort_keys=False, default_flow_style=None), "utf-8")
+        try:
+            cfg = yaml.safe_load(graft(file, **options))
+        except (TypeError, ValueError) as error:  # the temporary folder would only puzzle
+            raise type(error)(str(error).replace(str(file), name)) from error
+    return _built(cfg, source)
+
+
+def _given(model: str | Path | nn.Module, source: nn.Module) -> nn.Module:
+    """Return the model that the user gave, or one built from the YAML that the user gave."""
+    if isinstance(model, (str, Path)):
+        if Path(model).suffix not in (".yaml", ".yml"):
+            raise ValueError(f"model must be a YAML file or a module, got '{model}'")
+        cfg = yaml_model_load(model)
+        if not cfg.get("scale"):
+            cfg["scale"] = source.yaml.get("scale")
+        cfg.update({key: source.yaml[key] for key in _KEPT_KEYS if key in source.yaml})
+        return _built(cfg, source)
+    model = unwrapped(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a YAML file, a YOLO or a module, got {model!r} ({type(model).__name__})")
+    if type(model) is not type(source):
+        raise ValueError(f"the model is a {type(model).__name__}, the source a {type(source).__name__}")
+    return deepcopy(model).float()
+
+
+def _built(cfg: dict[str, Any], source: nn.Module) -> nn.Module:
+    """Return a model of the source's class, built by the host."""
+    return type(source)(cfg, verbose=False)
+
+
+def _filled(model: nn.Module, source: nn.Module, data: str | Path | None, images: int, imgsz: int | None) -> Transfer:
+    """Give a model the source's weights and attributes, converted where it has AKConv."""
+    pairs = find_all_pairs(model, source)
+    priors = [solve_without_data(pair) for pair in pairs]
+    state = dict(source.state_dict())
+    for pair, prior in zip(pairs, priors):
+        for key in [key for key in state if key.startswith(f"{pair.name}.")]:
+            del state[key]
+        converted = converted_state(pair, prior.taps, prior.weight)
+        state.update({f"{pair.name}.{key}": value for key, value in converted.items()})
+    _check_same(model.state_dict(), state)
+    model.load_state_dict(state)
+    for name, value in vars(source).items():
+        if not name.startswith("_") and name not in ("yaml", "model", "save", "criterion", "training"):
+            setattr(model, name, deepcopy(value))
+    model.eval()
+    reports = [_report(pair, prior.taps.tolist(), prior.error) for pair, prior in zip(pairs, priors)]
+    if data is not None:
+        # Here, because the host is in the middle of importing its own data room when it loads the plug-in.
+        from ultralytics_akconv.transfer.images import CalibrationImages
+
+        args = getattr(source, "args", {})
+        args = args if isinstance(args, dict) else vars(args)
+        channels = source.yaml.get("channels", source.yaml.get("ch", 3))
+        task = getattr(source, "task", "detect")
+        batches = CalibrationImages(data, images, imgsz or args.get("imgsz") or 640, task, channels)
+        LOGGER.info(f"AKConv: fitting {len(pairs)} layers on {len(batches)} images")
+        errors = fit(model, source, pairs, priors, batches)
+        reports = [replace(report, prior=prior, fitted=fitted) for report, (prior, fitted) in zip(reports, errors)]
+    return Transfer(model, source, tuple(reports))
+
+
+def _check_same(wanted: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raise an error that names the first differences between a model's state dict and the source's."""
+    differences = [f"{key} is missing in the source" for key in wanted if key not in given]
+    differences += [f"{key} is not in the model" for key in given if key not in wanted]
+    differences += [
+        f"{key} is {tuple(given[key].shape)} in the source, {tuple(wanted[key].shape)} in the model"
+        for key in wanted
+        if key in given and wanted[key].shape != given[key].shape
+    ]
+    if differences:
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise ValueError(
+            "the source and the model differ in more than AKConv (another family, width, task or number of classes): "
+            f"{'; '.join(differences[:3])}{more}"
+        )
+
+
+def _report(pair: Pair, taps: list[list[float]], expected: float) -> LayerReport:
+    """Return the report of a layer converted without data."""
+    akconv = pair.akconv
+    places = tuple((row, col) for row, col in taps)
+    return LayerReport(
+        pair.name, akconv.in_channels, akconv.out_channels, akconv.stride, akconv.num_param, places, expected
+    )

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which Conv of a source model feeds which AKConv, and what one AKConv gets from its Conv without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules.conv import Conv
+
+from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.transfer.closed_form import expected_error, kernel_gram, place_taps, project
+
+# With the "paper" border a tap that lands on the last pixel counts twice. So close before it, it reads the same pixel
+# and counts once. A power of two, which float16 holds exactly next to any whole point of a shape.
+_BEFORE_LAST = 2.0**-10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An AKConv and the Conv that stands in its place in the source model."""
+
+    name: str
+    akconv: AKConv
+    conv: Conv
+
+    @property
+    def gain(self) -> Tensor:
+        """What the source layer multiplies each output channel by after its convolution (C2), from its BatchNorm."""
+        bn = self.conv.bn
+        return (bn.weight / (bn.running_var + bn.eps).sqrt()).detach().double().cpu()
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The data-free solution of a layer.
+
+    Attributes:
+        taps: Places of the taps (N, 2) in input pixels, in the order of the AKConv's points.
+        weight: Weights of the taps (C2, C1, N), float64.
+        error: Expected relative error of the output under the prior, root mean square.
+    """
+
+    taps: Tensor
+    weight: Tensor
+    error: float
+
+
+def mismatch(akconv: AKConv, source: nn.Module | None) -> str | None:
+    """Return why a module cannot give its weights to an AKConv, or None if it can."""
+    if source is None:
+        return "the source model has no such layer"
+    if isinstance(source, AKConv):
+        return "the source layer is an AKConv already"
+    if not isinstance(source, Conv) or not isinstance(source.conv, nn.Conv2d):
+        return f"the source layer is a {type(source).__name__}, not a Conv"
+    if not hasattr(source, "bn"):
+        return "the source model is fused: its BatchNorm is gone; take the checkpoint before fuse()"
+    conv = source.conv
+    plain = (conv.kernel_size, conv.padding, conv.dilation, conv.groups) == ((3, 3), (1, 1), (1, 1), 1)
+    if not plain:
+        return (
+            f"the source layer has kernel {conv.kernel_size}, padding {conv.padding}, dilation {conv.dilation}, groups "
+            f"{conv.groups}; only a plain 3x3 convolution with padding 1 can become an AKConv"
+        )
+    got = (conv.in_channels, conv.out_channels, *conv.stride)
+    wanted = (akconv.in_channels, akconv.out_channels, akconv.stride, akconv.stride)
+    if got != wanted:
+        return f"the source layer has (in, out, stride, stride) {got}, the AKConv {wanted}"
+    return None
+
+
+def akconvs(model: nn.Module) -> Iterator[tuple[str, AKConv]]:
+    """Yield the name and the module of every AKConv of a model, front to back."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, AKConv))
+
+
+def find_pairs(model: nn.Module, source: nn.Module) -> tuple[list[Pair], dict[str, str]]:
+    """Return every AKConv with its Conv, front to back, and for the others the name and the reason."""
+    modules = dict(source.named_modules())
+    pairs, reasons = [], {}
+    for name, akconv in akconvs(model):
+        reason = mismatch(akconv, modules.get(name))
+        if reason is None:
+            pairs.append(Pair(name, akconv, modules[name]))
+        else:
+            reasons[name] = reason
+    return pairs, reasons
+
+
+def solve_without_data(pair: Pair) -> Prior:
+    """Return where the taps of a layer go and the weights they get, from the source's weights alone."""
+    kernels = pair.conv.conv.weight.detach().double().cpu()
+    gram = kernel_gram(kernels, pair.gain)
+    taps = place_taps(gram, pair.akconv.num_param)
+    weight = project(kernels, taps)
+    error = float(expected_error(gram, taps)) if pair.akconv.num_param < 9 else 0.0
+    if pair.akconv.border == "paper":
+        taps = torch.where(taps == 1, 1 - _BEFORE_LAST, taps)
+    # Both in row-major order, so that no point is moved further than it must be.
+    by_point = sorted(range(len(taps)), key=pair.akconv.points.__getitem__)
+    by_tap = sorted(range(len(taps)), key=taps.tolist().__getitem__)
+    order = [tap for _, tap in sorted(zip(by_point, by_tap))]
+    return Prior(taps[order], weight[..., order], error)
+
+
+def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Return the AKConv's state dict: the taps in the offset bias, their weights, and the source's BatchNorm.
+
+    Args:
+        pair: The layer.
+        taps: Places of the taps (N, 2) in input pixels, in the order of the AKConv's points.
+        weight: Weights of the taps (C2, C1, N).
+    """
+    like = pair.conv.conv.weight
+    shift = (taps - torch.tensor(pair.akconv.points, dtype=taps.dtype)).T.flatten()  # (2N): rows, then columns
+    state = {
+        "p_conv.weight": torch.zeros_like(pair.akconv.p_conv.weight, dtype=like.dtype, device=like.device),
+        "p_conv.bias": shift.to(like),
+        "conv.conv.weight": weight[..., None].to(like),  # (C2, C1, N, 1)
+    }
+    state.update({f"conv.bn.{key}": value for key, value in pair.conv.bn.state_dict().items()})
+    return state
+
+
+def converted_tensors(model: nn.Module, source: nn.Module) -> tuple[dict[str, Tensor], list[Pair]]:
+    """Return the data-free state of every AKConv of `model` that has a Conv in `source`, and these pairs."""
+    pairs, _ = find_pairs(model, source)
+    tensors = {}
+    for pair in pairs:
+        prior = solve_without_data(pair)
+        state = converted_state(pair, prior.taps, prior.weight)
+        tensors.update({f"{pair.name}.{key}": value for key, value in state.items()})
+    return tensors, pairs

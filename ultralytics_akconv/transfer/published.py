@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""State dicts of models that were trained with the published AKConv code, as checkpoints of the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ultralytics_akconv.transfer.layers import akconvs
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep the tensors
+
+
+def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: int | None = None) -> nn.Module:
+    """Return a model with the weights of a state dict in the published layout (`conv.0`, `conv.1`, `p_conv`, `p_n`).
+
+    Args:
+        state: The state dict of the whole model, or a file of it; it is read without unpickling any code.
+        model: The YAML of the model, as the host finds it.
+        nc: Number of classes, if it is not the YAML's.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds no state dict, or it does not fit the model.
+    """
+    from ultralytics import RTDETR, YOLO  # not at the top: the host is being imported when it loads the plug-in
+
+    tensors = _tensors(state)
+    wrapper = RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO
+    whole = wrapper(str(model))
+    built = whole.model
+    if not any(True for _ in akconvs(built)):
+        raise ValueError(f"the model '{model}' holds no AKConv")
+    if nc is not None and nc != built.yaml["nc"]:
+        args, task = built.args, built.task
+        built = type(built)({**built.yaml, "nc": nc}, verbose=False)
+        built.args, built.task = args, task
+    try:
+        built.load_state_dict(tensors)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the state dict does not fit '{model}' with {built.yaml['nc']} classes: {error}") from error
+    return built.float().eval()
+
+
+def _tensors(state: str | Path | dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, a file of one, or a dictionary that holds one under a usual name."""
+    if not isinstance(state, dict):
+        file = Path(state)
+        if not file.is_file():
+            raise FileNotFoundError(f"'{state}' does not exist")
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # what a broken pickle raises is anything at all
+            raise ValueError(
+                f"'{file}' is no state dict ({type(error).__name__}): it must hold tensors alone, as "
+                "torch.save(model.state_dict(), file) writes them in the code it was trained with"
+            ) from error
+    for name in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("a state dict must map names to tensors, and this one does not")
+    return dict(state)
