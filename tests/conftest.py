@@ -2,6 +2,7 @@
 """Settings of the host before it is imported, the tolerance table, and what several test files share."""
 
 import atexit
+import copy
 import os
 import shutil
 import subprocess
@@ -113,3 +114,25 @@ def yolov8_dict(*arguments, name="AKConv", scale="n"):
         if name and row[2] == "Conv" and row[3][1:] == [3, 2]:
             row[2:] = [name, [row[3][0], *(arguments or (5, 2))]]
     return model
+
+
+def learned(layer):
+    """Give the offset branch weights, so that samples leave the grid and the map."""
+    torch.nn.init.normal_(layer.p_conv.weight, std=0.2)
+    torch.nn.init.normal_(layer.p_conv.bias)
+    torch.nn.init.normal_(layer.conv.bn.running_mean)
+    return layer
+
+
+def built(model):
+    """Build a detect model from a dict, which stays as it is."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    return DetectionModel(copy.deepcopy(model), verbose=False)
+
+
+def layers_of(model):
+    """Return the AKConv layers of a model."""
+    from ultralytics_akconv import AKConv
+
+    return [m for m in model.modules() if isinstance(m, AKConv)]

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-import math
 from pathlib import Path
 
 import numpy as np
@@ -7,26 +6,11 @@ import pytest
 import reference
 import torch
 import torchvision
-from conftest import TOLERANCES
+from formulations import BORDERS, FORMULATIONS, borders, case, formulations
 
 from ultralytics_akconv import akconv2d, functional, resample, sampling_points, sampling_positions
 
 GOLDEN = sorted((Path(__file__).parent / "data/golden").glob("*.npz"))
-BORDERS = ("paper", "clamp", "zeros")
-# Every way to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests.
-FORMULATIONS = {"resample": resample}
-
-formulations = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
-borders = pytest.mark.parametrize("border", BORDERS)
-
-
-def case(shape=(2, 3, 5, 7), num_param=5, stride=1, spread=2.0, dtype=torch.float64, device="cpu"):
-    """Return an input and offsets that leave the map here and there."""
-    batch, _, height, width = shape
-    x = torch.randn(shape, dtype=torch.float64)
-    size = (-(-height // stride), -(-width // stride))
-    offset = torch.randn(batch, 2 * num_param, *size, dtype=torch.float64) * spread
-    return x.to(device, dtype), offset.to(device, dtype)
 
 
 def load(file):
@@ -211,118 +195,6 @@ def test_the_paper_border_doubles_an_axis_that_clamps_to_one_pixel(sample):
     assert out[0, 0].tolist() == [[1, 1, 2], [1, 1, 2], [2, 2, 4]]
     for border in ("clamp", "zeros"):
         assert (sample(x, torch.zeros(1, 2, 3, 3, dtype=torch.float64), ((0, 0),), 1, border) == 1).all()
-
-
-EXTREMES = [math.inf, 1e30, 3.4e38, 2.0**31, 2.0**24, 1e6]
-
-
-@formulations
-@borders
-@pytest.mark.parametrize("value", [sign * v for v in EXTREMES for sign in (1, -1)])
-def test_an_offset_far_off_the_map_samples_the_border_and_is_finite(sample, border, value, dtype, device, close):
-    points = sampling_points(5, origin="center")
-    x, offset = case(dtype=dtype, device=device)
-    offset[0, 3, 1, 2] = value  # a row offset; becomes inf where the dtype does not reach so far
-    offset[1, 8, 4, 6] = value  # a column offset of the last output pixel
-    x.requires_grad_()
-    offset.requires_grad_()
-    out = sample(x, offset, points, 1, border)
-    close(out.detach().cpu(), reference.resample(x.detach().cpu().double(), offset.detach().cpu(), points, 1, border))
-    out.float().sum().backward()
-    assert out.isfinite().all() and x.grad.isfinite().all() and offset.grad.isfinite().all()
-    assert offset.grad[0, 3, 1, 2] == 0  # off the map nothing changes with the offset
-
-
-@formulations
-@borders
-def test_a_nan_offset_spoils_its_own_point_and_nothing_else(sample, border, dtype, device):
-    points = sampling_points(5, origin="center")
-    x, offset = case(dtype=dtype, device=device)
-    expected = sample(x, offset, points, 1, border)
-    offset[1, 7, 4, 6] = math.nan  # the column offset of point 2 at output pixel (4, 6)
-    out = sample(x, offset, points, 1, border)
-    hit = torch.zeros_like(out, dtype=torch.bool)
-    hit[1, :, 4 * 5 + 2, 6] = True
-    assert torch.equal(out.isnan(), hit)
-    assert torch.equal(out[~hit], expected[~hit])
-
-
-@formulations
-@borders
-def test_offsets_full_of_nan_do_not_crash(sample, border):
-    x, offset = case(stride=2)
-    x.requires_grad_()
-    out = sample(x, offset * math.nan, sampling_points(5), 2, border)
-    out.sum().backward()
-    assert out.isnan().all()
-
-
-@formulations
-def test_denormal_offsets_are_zero_offsets(sample, close):
-    x, offset = case(dtype=torch.float32)
-    points = sampling_points(5)
-    for tiny in (1e-40, -1e-40):
-        close(sample(x, torch.full_like(offset, tiny), points, 1, "clamp"), sample(x, offset * 0, points, 1, "clamp"))
-
-
-@formulations
-@borders
-def test_samples_come_out_in_the_dtype_of_the_input(sample, border, dtype, device, close):
-    points = sampling_points(5)
-    x, offset = case(stride=2, dtype=dtype, device=device)
-    out = sample(x, offset, points, 2, border)
-    assert out.dtype == dtype
-    close(out.cpu().double(), reference.resample(x.cpu().double(), offset.cpu(), points, 2, border), dtype)
-
-
-@formulations
-@pytest.mark.parametrize(
-    ("x_dtype", "offset_dtype"),
-    [
-        (torch.float32, torch.bfloat16),
-        (torch.float16, torch.float32),
-        (torch.float64, torch.float32),
-        (torch.float32, torch.float64),
-    ],
-    ids=str,
-)
-def test_input_and_offsets_may_differ_in_dtype(sample, x_dtype, offset_dtype, close):
-    x, offset = case()
-    x, offset, points = x.to(x_dtype), offset.to(offset_dtype), sampling_points(5)
-    out = sample(x, offset, points, 1, "paper")
-    assert out.dtype == x_dtype
-    coarser = max(x_dtype, offset_dtype, key=TOLERANCES.get)
-    coarser = torch.float32 if coarser == torch.bfloat16 else coarser  # bfloat16 offsets are read exactly
-    close(out.double(), reference.resample(x.double(), offset, points), coarser)
-
-
-def test_positions_are_never_below_float32():
-    expected = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float32}
-    for dtype, positions in {**expected, torch.float64: torch.float64}.items():
-        assert sampling_positions(torch.zeros(1, 2, 3, 3, dtype=dtype), ((0, 0),)).dtype == positions
-
-
-@formulations
-@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_loses_no_part_of_a_pixel_at_640(sample, half):
-    stripes = (torch.arange(640) % 2).to(half).expand(1, 1, 2, 640)  # column c holds c % 2: a sample is its fraction
-    offset = torch.zeros(1, 2, 2, 640, dtype=half)
-    offset[:, 1] = 0.3125  # exact in both; the step of a float16 position is 0.25 px above 256 and 0.5 above 512
-    even = sample(stripes, offset, ((0, 0),), 1, "clamp")[0, 0, 0, 0:638:2]
-    assert torch.equal(even, torch.full_like(even, 0.3125))
-    quantised = (torch.arange(0, 638, 2).to(half) + offset[0, 1, 0, 0]).double() % 2  # what the published code does
-    assert (quantised - 0.3125).abs().max() > 0.18
-
-
-@formulations
-@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_leaves_the_positions_alone(sample, half):
-    points = sampling_points(5)
-    x, offset = case((1, 2, 40, 300), dtype=torch.float32)
-    expected = sample(x, offset, points, 1, "paper")
-    with torch.autocast("cpu", half):
-        assert torch.equal(sample(x, offset, points, 1, "paper"), expected)
-        assert torch.equal(sampling_positions(offset, points), sampling_positions(offset.clone(), points).float())
 
 
 @formulations

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 import copy
-import io
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +7,11 @@ import pytest
 import thop
 import torch
 import ultralytics.nn.tasks as tasks
-from conftest import yolov8_dict
+from conftest import learned, yolov8_dict
 from torch import nn
-from ultralytics.nn.modules import block
-from ultralytics.nn.modules.conv import Conv
-from ultralytics.utils.torch_utils import ModelEMA, get_flops
+from ultralytics.utils.torch_utils import get_flops
 
-from ultralytics_akconv import AKConv, LDConv, akconv2d, modules, sampling_points
+from ultralytics_akconv import AKConv, LDConv, akconv2d, sampling_points
 
 GOLDEN = sorted((Path(__file__).parent / "data/golden").glob("*.npz"))
 EXACT = {"rtol": 0, "atol": 1e-10, "check_stride": False}
@@ -23,14 +19,6 @@ EXACT = {"rtol": 0, "atol": 1e-10, "check_stride": False}
 
 def published(data, prefix=""):
     return {prefix + key[3:]: torch.from_numpy(data[key]) for key in data if key.startswith("sd.")}
-
-
-def learned(layer):
-    """Give the offset branch weights, so that samples leave the grid and the map."""
-    nn.init.normal_(layer.p_conv.weight, std=0.2)
-    nn.init.normal_(layer.p_conv.bias)
-    nn.init.normal_(layer.conv.bn.running_mean)
-    return layer
 
 
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
@@ -120,102 +108,6 @@ def tmp_yaml(folder, *arguments, **options):
     return file
 
 
-OPTIONS = {"shape": "cross", "border": "clamp", "origin": "center", "offset_lr": 0.25}
-
-
-def by_deepcopy(layer):
-    return copy.deepcopy(layer)
-
-
-def by_pickle(layer):
-    return pickle.loads(pickle.dumps(layer))
-
-
-def by_checkpoint(layer):
-    buffer = io.BytesIO()
-    torch.save(layer, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
-
-
-def by_restricted_checkpoint(layer):
-    buffer = io.BytesIO()
-    torch.save(layer, buffer)
-    buffer.seek(0)
-    ours = [AKConv, modules.OffsetConv2d]
-    with torch.serialization.safe_globals([*ours, Conv, nn.Conv2d, nn.BatchNorm2d, nn.SiLU, set]):
-        return torch.load(buffer, weights_only=True)
-
-
-@pytest.mark.parametrize("duplicate", [by_deepcopy, by_pickle, by_checkpoint, by_restricted_checkpoint])
-def test_a_copy_keeps_options_and_output(duplicate):
-    layer = learned(AKConv(3, 4, 5, 2, **OPTIONS)).eval()
-    layer(torch.randn(1, 3, 9, 9))  # whatever is kept from a first call must not get in the way
-    double = duplicate(layer)
-    x = torch.randn(2, 3, 7, 9)
-    assert repr(double) == repr(layer)
-    assert (double.points, double.offset_lr, double.p_conv.lr) == (layer.points, 0.25, 0.25)
-    assert torch.equal(double(x), layer(x))
-
-
-def test_the_pickled_class_path_is_frozen():
-    assert f"{AKConv.__module__}.{AKConv.__qualname__}" == "ultralytics_akconv.modules.AKConv"
-    for name, cls in modules.BLOCKS.items():
-        assert f"{cls.__module__}.{cls.__qualname__}" == f"ultralytics_akconv.modules.{name}_AKConv"
-        assert getattr(modules, f"{name}_AKConv") is cls
-
-
-def test_the_state_dict_holds_the_weights_and_nothing_else():
-    assert list(AKConv(3, 4, 5).state_dict()) == [
-        "p_conv.weight",
-        "p_conv.bias",
-        "conv.conv.weight",
-        "conv.bn.weight",
-        "conv.bn.bias",
-        "conv.bn.running_mean",
-        "conv.bn.running_var",
-        "conv.bn.num_batches_tracked",
-    ]
-
-
-def test_the_published_layout_loads_and_saves_inside_a_model():
-    model, other = (nn.Sequential(nn.Identity(), learned(AKConv(3, 4, 5, 2)), nn.ReLU()) for _ in range(2))
-    state = {f"1.{key}": value for key, value in model[1].published_state_dict().items()}
-    assert set(state) == {f"1.p_conv.{k}" for k in ("weight", "bias")} | {"1.conv.0.weight"} | {
-        f"1.conv.1.{k}" for k in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    }
-    before = dict(state)
-    other.load_state_dict(state, strict=True)
-    assert state == before  # the caller's dict is his
-    for key, value in model.state_dict().items():
-        assert torch.equal(other.state_dict()[key], value)
-    model.load_state_dict(other.state_dict(), strict=True)
-
-
-def test_the_published_layout_loads_with_and_without_its_optional_entries():
-    layer = learned(AKConv(3, 4, 5))
-    state = layer.published_state_dict()
-    state["p_n"] = torch.tensor(layer.points).T.reshape(1, 10, 1, 1)
-    for absent in ((), ("p_n",), ("num_batches_tracked",), ("p_n", "num_batches_tracked")):
-        some = {key: value for key, value in state.items() if key.split(".")[-1] not in absent}
-        fresh = AKConv(3, 4, 5)
-        fresh.load_state_dict(some, strict=True)
-        assert torch.equal(fresh.conv.conv.weight, layer.conv.conv.weight)
-
-
-def test_a_foreign_or_incomplete_state_dict_is_refused():
-    state = AKConv(3, 4, 5).published_state_dict()
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*extra"):
-        AKConv(3, 4, 5).load_state_dict({**state, "extra": torch.zeros(1)})
-    with pytest.raises(RuntimeError, match=r"Missing key.*p_conv.bias"):
-        AKConv(3, 4, 5).load_state_dict({k: v for k, v in state.items() if k != "p_conv.bias"})
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        AKConv(3, 4, 6).load_state_dict(state)
-    other_start = torch.tensor(sampling_points(5, "cross")).T.reshape(1, 10, 1, 1)
-    with pytest.raises(ValueError, match=r"p_n holds the initial points.*same num_param and shape"):
-        AKConv(3, 4, 5).load_state_dict({**state, "p_n": other_start})
-
-
 @pytest.mark.parametrize("factor", [0.0, 0.1, 3.0])
 def test_offset_lr_scales_the_gradients_of_the_offset_branch_and_nothing_else(factor):
     plain = learned(AKConv(3, 4, 5, 2)).double()
@@ -266,17 +158,6 @@ def test_a_model_of_the_published_sizes_has_the_published_parameters():
     for num_param, count in {5: 2_940_140, 6: 3_011_928}.items():
         model = tasks.DetectionModel(yolov8_dict(num_param, 2), verbose=False)
         assert sum(p.numel() for p in model.parameters()) == count
-
-
-def test_ema_and_half_copies_are_made_and_run(close):
-    model = nn.Sequential(learned(AKConv(3, 4, 5, 2, **OPTIONS)))
-    x = torch.rand(1, 3, 9, 9)
-    model(x)
-    ema = ModelEMA(model)
-    ema.update(model)
-    half = copy.deepcopy(ema.ema).half().float()
-    close(half(x), ema.ema(x), torch.float16)
-    assert copy.deepcopy(ema.ema).half()(x.half()).dtype == torch.float16
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
@@ -363,38 +244,3 @@ def test_torch_compile_traces_a_training_step_in_one_graph(close):
 def test_bad_arguments_are_refused_with_what_is_allowed(arguments, options, error, message):
     with pytest.raises(error, match=message):
         AKConv(*arguments, **options)
-
-
-# What a block takes after its channels, where that is not the number of repeats alone.
-BLOCK_ARGUMENTS = {
-    "Bottleneck": (),
-    "RepNCSPELAN4": (16, 8, 1),
-    "ELAN1": (16, 8),
-    "A2C2f": (1, False),
-    "C2fAttn": (1, 32, 1),
-}
-
-
-@pytest.mark.parametrize("name", modules.BLOCKS)
-def test_a_block_is_the_hosts_with_akconv_for_its_3x3_convolutions(name):
-    arguments = BLOCK_ARGUMENTS.get(name, (1,))
-    stock = getattr(block, name)(64, 64, *arguments)
-    ours = modules.BLOCKS[name](64, 64, *arguments, num_param=3, border="clamp")
-    plain = {n for n, m in stock.named_modules() if type(m) is Conv and m.conv.kernel_size == (3, 3)}
-    replaced = {n: m for n, m in ours.named_modules() if isinstance(m, AKConv)}
-    assert plain == set(replaced) and replaced
-    assert all((m.num_param, m.border) == (3, "clamp") for m in replaced.values())
-    x = (torch.randn(2, 64, 6, 7), torch.randn(2, 4, 512)) if name == "C2fAttn" else (torch.randn(2, 64, 6, 7),)
-    assert isinstance(ours, type(stock)) and ours(*x).shape == stock(*x).shape
-    double = pickle.loads(pickle.dumps(ours.eval()))
-    assert torch.equal(double(*x), ours(*x))
-
-
-def test_a_block_without_a_3x3_convolution_is_refused():
-    with pytest.raises(ValueError, match=r"A2C2f_AKConv with arguments \[64, 64, 1\] has no 3x3 Conv to replace"):
-        modules.BLOCKS["A2C2f"](64, 64, 1)  # area attention, the default
-
-
-def test_a_block_keeps_the_number_of_points_it_is_told():
-    counts = {n: sum(p.numel() for p in modules.BLOCKS["C2f"](8, 8, 1, num_param=n).parameters()) for n in (3, 5)}
-    assert counts[5] - counts[3] == 2 * 2 * (4 * 4 + 4 * 2 * 9 + 2)  # two AKConv of 4 channels, two points more each

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Every way to compute the samples, for tests that hold all of them to the same."""
+
+import pytest
+import torch
+
+from ultralytics_akconv import resample
+
+BORDERS = ("paper", "clamp", "zeros")
+# Every way to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests.
+FORMULATIONS = {"resample": resample}
+
+formulations = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
+borders = pytest.mark.parametrize("border", BORDERS)
+
+
+def case(shape=(2, 3, 5, 7), num_param=5, stride=1, spread=2.0, dtype=torch.float64, device="cpu"):
+    """Return an input and offsets that leave the map here and there."""
+    batch, _, height, width = shape
+    x = torch.randn(shape, dtype=torch.float64)
+    size = (-(-height // stride), -(-width // stride))
+    offset = torch.randn(batch, 2 * num_param, *size, dtype=torch.float64) * spread
+    return x.to(device, dtype), offset.to(device, dtype)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+import pickle
+
+import pytest
+import torch
+from ultralytics.nn.modules import block
+from ultralytics.nn.modules.conv import Conv
+
+from ultralytics_akconv import AKConv, modules
+
+# What a block takes after its channels, where that is not the number of repeats alone.
+BLOCK_ARGUMENTS = {
+    "Bottleneck": (),
+    "RepNCSPELAN4": (16, 8, 1),
+    "ELAN1": (16, 8),
+    "A2C2f": (1, False),
+    "C2fAttn": (1, 32, 1),
+}
+
+
+@pytest.mark.parametrize("name", modules.BLOCKS)
+def test_a_block_is_the_hosts_with_akconv_for_its_3x3_convolutions(name):
+    arguments = BLOCK_ARGUMENTS.get(name, (1,))
+    stock = getattr(block, name)(64, 64, *arguments)
+    ours = modules.BLOCKS[name](64, 64, *arguments, num_param=3, border="clamp")
+    plain = {n for n, m in stock.named_modules() if type(m) is Conv and m.conv.kernel_size == (3, 3)}
+    replaced = {n: m for n, m in ours.named_modules() if isinstance(m, AKConv)}
+    assert plain == set(replaced) and replaced
+    assert all((m.num_param, m.border) == (3, "clamp") for m in replaced.values())
+    x = (torch.randn(2, 64, 6, 7), torch.randn(2, 4, 512)) if name == "C2fAttn" else (torch.randn(2, 64, 6, 7),)
+    assert isinstance(ours, type(stock)) and ours(*x).shape == stock(*x).shape
+    double = pickle.loads(pickle.dumps(ours.eval()))
+    assert torch.equal(double(*x), ours(*x))
+
+
+def test_a_block_without_a_3x3_convolution_is_refused():
+    with pytest.raises(ValueError, match=r"A2C2f_AKConv with arguments \[64, 64, 1\] has no 3x3 Conv to replace"):
+        modules.BLOCKS["A2C2f"](64, 64, 1)  # area attention, the default
+
+
+def test_a_block_keeps_the_number_of_points_it_is_told():
+    counts = {n: sum(p.numel() for p in modules.BLOCKS["C2f"](8, 8, 1, num_param=n).parameters()) for n in (3, 5)}
+    assert counts[5] - counts[3] == 2 * 2 * (4 * 4 + 4 * 2 * 9 + 2)  # two AKConv of 4 channels, two points more each

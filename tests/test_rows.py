@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Rows and names that are wrong: every error names the row or the name, and what is allowed."""
+
+import copy
+import re
+
+import pytest
+import ultralytics.nn.tasks as tasks
+import yaml
+from conftest import built, layers_of, yolov8_dict
+from ultralytics import YOLO
+
+from ultralytics_akconv.plugin import RowError
+
+ROW = r"layer 1 \[-1, 1, '{name}', \[.*\]\] of .*: "
+BAD_ROWS = {
+    "num_param 0": ([128, 0, 2], "num_param must be from 1 to 1024, got 0"),
+    "num_param 1e9": ([128, 10**9, 2], "num_param must be from 1 to 1024, got 1000000000"),
+    "num_param float": ([128, 2.5, 2], r"num_param must be an int, got 2.5 \(float\)"),
+    "num_param word": ([128, "five", 2], r"num_param must be an int, got 'five' \(str\)"),
+    "num_param none": ([128, None, 2], "num_param must be an int, got None"),
+    "num_param missing": ([128], "num_param"),
+    "stride 0": ([128, 5, 0], "stride must be at least 1, got 0"),
+    "stride word": ([128, 5, "two"], r"stride must be an int, got 'two' \(str\)"),
+    "stride list": ([128, 5, [2, 2]], "stride must be an int"),
+    "too many": (
+        [128, 5, 2, 1, 1],
+        r"too many arguments .*a row is \[out_channels, num_param, stride, {option: value}",
+    ),
+    "channels word": (["many", 5, 2], "out_channels must be an int"),
+    "no arguments": ([], "out_channels must be an int"),
+    "unknown option": ([128, 5, 2, {"shap": "cross"}], "unknown option 'shap': allowed are .*shape, border, origin"),
+    "option number": ([128, 5, 2, {7: 1}], "unknown option 7: allowed are"),
+    "options twice": ([128, 5, 2, {"stride": 2}], "stride"),
+    "mapping first": ([128, {"shape": "cross"}, 5, 2], "too many arguments|num_param must be an int"),
+    "unknown shape": ([128, 5, 2, {"shape": "crss"}], "unknown shape 'crss': use one of default, row, column"),
+    "wrong length": ([128, 5, 2, {"shape": [[0, 0]]}], r"num_param=5 \[row, col\] points, got 1"),
+    "same point": ([128, 2, 2, {"shape": [[0, 0], [0, 0]]}], "must differ"),
+    "shape of words": ([128, 1, 2, {"shape": [["a", "b"]]}], "coordinates of a shape must be numbers"),
+    "unknown border": ([128, 5, 2, {"border": "wrap"}], "border must be one of paper, clamp, zeros, got 'wrap'"),
+    "unknown origin": ([128, 5, 2, {"origin": 1}], "origin must be one of corner, center, got 1"),
+    "offset_lr word": ([128, 5, 2, {"offset_lr": "low"}], "offset_lr must be a number, got 'low'"),
+    "act by name": ([128, 5, 2, {"act": "nn.ReLU()"}], "act must be a bool or a module, got"),
+    "callable": ([128, 5, 2, {"shape": "os.system"}], "unknown shape 'os.system'"),
+}
+
+
+@pytest.mark.parametrize("name", ["AKConv", "LDConv"])
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_a_bad_row_is_named_with_what_is_allowed(name, bad):
+    arguments, message = BAD_ROWS[bad]
+    model = yolov8_dict(name=name)
+    model["backbone"][1][3] = copy.deepcopy(arguments)
+    with pytest.raises(RowError) as error:
+        built(model)
+    assert re.match(ROW.format(name=name), str(error.value).replace(" (out_channels must be an int)", ""))
+    assert re.search(message, str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([128, True, {"num_param": 0}], "num_param must be from 1 to 1024, got 0"),
+        (
+            [128, True, {"stride": 2}],
+            "unknown option 'stride': allowed are num_param, shape, border, origin, offset_lr",
+        ),
+        ([128, True, {"shape": "crss"}], "unknown shape 'crss'"),
+        ([128, True, 1, 0.5, 7, 7, 7], "positional arguments"),
+    ],
+)
+def test_a_bad_block_row_is_named_with_what_is_allowed(arguments, message):
+    model = yolov8_dict(name=None)
+    model["backbone"][2][2:] = ["C2f_AKConv", arguments]
+    with pytest.raises(RowError) as error:
+        built(model)
+    assert re.match(r"layer 2 \[-1, 3, 'C2f_AKConv', \[.*\]\] of ", str(error.value))
+    assert re.search(message, str(error.value))
+
+
+def test_the_error_names_the_file(tmp_path):
+    model = yolov8_dict()
+    model["backbone"][3][3] = [256, 0, 2]
+    file = tmp_path / "yolov8n-bad.yaml"
+    file.write_text(yaml.safe_dump(model), "utf-8")
+    with pytest.raises(RowError, match=r"layer 3 .*yolov8n-bad.yaml: num_param"):
+        YOLO(file)
+
+
+def test_an_error_in_a_row_of_the_host_stays_the_hosts():
+    model = yolov8_dict()
+    model["backbone"][0][3] = ["many", 3, 2]
+    with pytest.raises(TypeError) as error:
+        built(model)
+    assert not isinstance(error.value, RowError)
+
+
+# Names of YAML files
+
+
+def test_a_model_yaml_that_exists_nowhere_is_refused_with_names_that_do():
+    with pytest.raises(
+        FileNotFoundError, match=r"'yolov8-akconv-segm.yaml' does not exist. Names most like it:.* yolov8-akconv9.yaml"
+    ):
+        YOLO("yolov8n-akconv-segm.yaml")
+
+
+def test_a_data_yaml_that_exists_nowhere_is_refused_with_names_that_do():
+    from ultralytics.data.utils import check_det_dataset
+
+    with pytest.raises(FileNotFoundError, match=r"'akconv-mimi.yaml' does not exist.*akconv-mini.yaml"):
+        check_det_dataset("akconv-mimi.yaml")
+
+
+def test_a_file_in_the_working_directory_wins_over_ours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yolov8n-akconv.yaml").write_text(yaml.safe_dump(yolov8_dict(9, 2)), "utf-8")
+    assert {m.num_param for m in layers_of(YOLO("yolov8n-akconv.yaml").model)} == {9}
+
+
+def test_names_without_ours_in_them_go_to_the_host_alone():
+    assert str(tasks.check_yaml("yolov8.yaml")).endswith("yolov8.yaml")
+    with pytest.raises(FileNotFoundError, match=r"'nowhere.yaml' does not exist$"):
+        tasks.check_yaml("nowhere.yaml")
+    assert not tasks.check_yaml("nowhere-akconv.yaml", hard=False)
