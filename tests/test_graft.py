@@ -47,11 +47,15 @@ def model_file(folder, text, name="mine.yaml"):
 
 @pytest.mark.parametrize("name", [name for name in GRAFTABLE if name not in WITH_TEXT])
 def test_a_host_model_with_akconv_runs_like_its_stock_twin(name):
-    # An RT-DETR decoder picks 300 of its positions; the others need two images where a map has only one pixel.
-    x = torch.rand(1, 3, 160, 160) if "rtdetr" in name else torch.rand(2, 3, 64, 64)
     stock, save = parsed(host_text(name), device="meta")
-    expected = [[tensor.shape for tensor in tensors(output)] for output in run(stock, x.to("meta"))]
     layers, grafted_save = parsed(graft(name))
+    x = torch.rand(2, 3, 64, 64)  # two images: BatchNorm wants more than the one pixel of the smallest map
+    if "rtdetr" in name:
+        reason = "the RT-DETR of this host needs scipy"
+        pytest.importorskip("ultralytics.models.utils.ops", reason=reason, exc_type=ModuleNotFoundError)
+        x = torch.rand(1, 3, 160, 160)  # its decoder picks 300 positions,
+        stock[-1].eval(), layers[-1].eval()  # and in training wants labels
+    expected = [[tensor.shape for tensor in tensors(output)] for output in run(stock, x.to("meta"))]
     outputs = run(layers, x)
     assert [[tensor.shape for tensor in tensors(output)] for output in outputs] == expected
     assert grafted_save == save
