@@ -90,6 +90,18 @@ def test_yolov5_grows_with_n_as_published():
     assert steps == [0.14, 0.29, 0.29]
 
 
+@pytest.mark.skipif(ultralytics.__version__ != MADE_WITH, reason=f"the page tells the sizes of host {MADE_WITH}")
+def test_the_page_on_models_tells_the_sizes_that_the_models_have():
+    page = (ROOT / "docs/models.md").read_text("utf-8")
+    table = re.findall(r"^\| `(yolov\d+)([ns]?)(.*\.yaml)` \| ([\d,]+) \|", page, re.MULTILINE)
+    assert len(table) > 20
+    for family, scale, rest, told in table:
+        name = family + rest
+        text = text_of(name) if name in config_names(MODELS) else host_text(name)
+        layers, _ = parsed(text, scale, "meta")
+        assert f"{sum(parameter.numel() for parameter in layers.parameters()):,}" == told, name
+
+
 def test_yolov7_tiny_has_the_published_backbone_and_neck():
     layers, _ = parsed(text_of("yolov7-tiny.yaml"))
     assert isinstance(layers[0].act, torch.nn.LeakyReLU)
