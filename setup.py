@@ -4,7 +4,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
@@ -37,13 +37,14 @@ class BuildPy(build_py):
 setup(
     name="ultralytics-akconv",
     version=VERSION,
-    description="AKConv (LDConv) for Ultralytics YOLO: any number of sampling points, every task, the ordinary yolo command",
+    description="AKConv (LDConv) in Ultralytics YOLO: any number of sampling points, by the ordinary yolo command",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="AGPL-3.0-or-later",
     python_requires=">=3.9",
     install_requires=["ultralytics>=8.3.9", "torch", "einops", "pyyaml"],
-    packages=["ultralytics_akconv", "ultralytics_akconv.graft", "ultralytics_akconv.cfg"],
+    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "onnx", "onnxslim", "onnxruntime"]},
+    packages=[*find_packages(include=["ultralytics_akconv*"]), "ultralytics_akconv.cfg"],
     package_dir={"ultralytics_akconv": "ultralytics_akconv", "ultralytics_akconv.cfg": "cfg"},
     package_data={"ultralytics_akconv": ["py.typed"], "ultralytics_akconv.cfg": ["**/*"]},
     py_modules=["ultralytics_akconv_startup"],

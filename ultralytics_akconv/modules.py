@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import block
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv.functional import BORDERS, resample
+from ultralytics_akconv.functional import BORDERS, is_traced, recomputed_in_backward, resample
 from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
 
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
@@ -141,7 +141,13 @@ class AKConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: (B, C1, H, W) -> (B, C2, h, w)."""
-        return self.conv(resample(x, self.offsets(x), self.points, self.stride, self.border))
+        offset = self.offsets(x)
+        samples = resample(x, offset, self.points, self.stride, self.border)  # (B, C1, h*N, w)
+        if not samples.requires_grad or is_traced():
+            return self.conv(samples)
+        x, offset = x.detach(), offset.detach()
+        with recomputed_in_backward(samples, lambda: resample(x, offset, self.points, self.stride, self.border)):
+            return self.conv(samples)
 
     def extra_repr(self) -> str:
         """Return the options that tell one AKConv from another."""

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The AKConv operator as functions over tensors; no weights are kept here and nothing of the host is known.
+
+Coordinates are `(row, col)` in input pixels and an integer is a pixel centre. A sample of output pixel `(i, j)` reads
+the input at `(i * stride, j * stride) + point + offset`, by bilinear interpolation between the four pixels around it.
+Example: stride 2, point (0, 1), offset (0.25, -0.5): output pixel (3, 4) reads (6.25, 8.5), that is
+`0.75 * (0.5 * x[6, 8] + 0.5 * x[6, 9]) + 0.25 * (0.5 * x[7, 8] + 0.5 * x[7, 9])`;
+`tests/test_functional.py::test_the_worked_example_of_the_module_docstring` computes it.
+
+Source: AKConv, arXiv 2311.11587 (LDConv, Image and Vision Computing 2024, 105190).
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ultralytics_akconv.functional.bags import BagSamples
+from ultralytics_akconv.functional.gather import gather_samples
+from ultralytics_akconv.functional.recompute import recomputed_in_backward
+from ultralytics_akconv.functional.taps import BORDERS, base_positions, cached_base_positions, position_dtype
+from ultralytics_akconv.shapes import Points
+
+__all__ = ("BORDERS", "akconv2d", "is_traced", "recomputed_in_backward", "resample", "sampling_positions")
+
+
+def _check_offset(offset: Tensor, points: Points) -> None:
+    """Raise a ValueError unless the offsets are (B, 2N, h, w) for these points."""
+    if offset.ndim != 4 or offset.shape[1] != 2 * len(points):
+        n = len(points)
+        raise ValueError(f"offset must be (B, {2 * n}, h, w) for {n} points, got {tuple(offset.shape)}")
+
+
+def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tensor:
+    """Return where every sample lies, before anything is clamped to the map.
+
+    Args:
+        offset: Learned displacements (B, 2N, h, w) in input pixels: N row offsets, then N column offsets.
+        points: N initial `(row, col)` points, see `shapes.sampling_points`.
+        stride: Input pixels from one output pixel to the next.
+
+    Returns:
+        Positions (B, 2N, h, w) in input pixels, N rows then N columns, at least float32.
+
+    Raises:
+        ValueError: If the offset's shape does not fit the points.
+    """
+    _check_offset(offset, points)
+    dtype = position_dtype(offset.dtype)
+    row, col = torch.tensor(points, dtype=dtype, device=offset.device).T[:, :, None, None]  # (N, 1, 1) each
+    h, w = offset.shape[2:]
+    row = row + torch.arange(h, dtype=dtype, device=offset.device)[:, None] * stride  # (N, h, 1)
+    col = col + torch.arange(w, dtype=dtype, device=offset.device) * stride  # (N, 1, w)
+    base = torch.cat((row.expand(-1, h, w), col.expand(-1, h, w)))  # (2N, h, w)
+    return base + offset.to(dtype)
+
+
+def is_traced() -> bool:
+    """Return whether a compiler or an exporter is looking on, which wants one plain expression without a cache."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
+    """Return the samples as rows (B, h, N, w, C), by the formulation that was measured to be the fastest here."""
+    traced = is_traced()
+    base_of = base_positions if traced else cached_base_positions
+    base = base_of(points, stride, *offset.shape[2:], position_dtype(offset.dtype), offset.device)
+    if traced:
+        return gather_samples(x, offset, base, border)
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel():
+        return BagSamples.apply(x, offset, base, border)
+    if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad):
+        # Keeps the input and the offsets instead of four gathered copies of the samples.
+        return checkpoint(gather_samples, x, offset, base, border, use_reentrant=False, preserve_rng_state=False)
+    return gather_samples(x, offset, base, border)
+
+
+def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border: str = "paper") -> Tensor:
+    """Sample the input at every position and stack the N samples of an output pixel along the rows.
+
+    Args:
+        x: Input (B, C, H, W), floating point.
+        offset: Displacements (B, 2N, h, w) in input pixels: N row offsets, then N column offsets.
+        points: N initial `(row, col)` points, see `shapes.sampling_points`.
+        stride: Input pixels from one output pixel to the next.
+        border: "paper", "clamp" or "zeros", see the README.
+
+    Returns:
+        Samples (B, C, h*N, w) in the order `(h n)`, in x's dtype and channels_last. Infinite offsets sample the border;
+        a NaN offset gives NaN samples for that point and nothing else.
+
+    Raises:
+        ValueError: If a shape or the border is not allowed; the message says what is.
+    """
+    if border not in BORDERS:
+        raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
+    if x.ndim != 4 or x.shape[0] != offset.shape[0]:
+        raise ValueError(f"x must be (B, C, H, W) with the offset's B, got {tuple(x.shape)} and {tuple(offset.shape)}")
+    _check_offset(offset, points)
+    return rearrange(_samples(x, offset, points, stride, border), "b h n w c -> b c (h n) w")
+
+
+def akconv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    points: Points,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    border: str = "paper",
+) -> Tensor:
+    """Apply an AKConv to `x`: bilinear samples at N moved points, then one column convolution.
+
+    Args:
+        x: Input (B, C1, H, W).
+        offset: Displacements (B, 2N, h, w) in input pixels, `h = floor((H - 1) / stride) + 1`, same for w.
+        weight: Column convolution (C2, C1, N, 1).
+        points: N initial `(row, col)` points, see `shapes.sampling_points`.
+        bias: Optional bias (C2).
+        stride: Input pixels from one output pixel to the next.
+        border: "paper", "clamp" or "zeros".
+
+    Returns:
+        Output (B, C2, h, w).
+
+    Raises:
+        ValueError: If a shape or the border is not allowed.
+
+    Example:
+        >>> x, weight = torch.randn(1, 8, 32, 32), torch.randn(16, 8, 5, 1)
+        >>> akconv2d(x, torch.zeros(1, 10, 16, 16), weight, sampling_points(5), stride=2).shape
+        torch.Size([1, 16, 16, 16])
+    """
+    samples = resample(x, offset, points, stride, border)  # (B, C1, h*N, w)
+    return torch.nn.functional.conv2d(samples, weight, bias, stride=(len(points), 1))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The bilinear sum as `embedding_bag`: the fast form on a CPU, forward and backward.
+
+A pixel is a row of channels in a channels_last map, and a sample is a weighted sum of four such rows: a bag of four
+with per-sample weights, which PyTorch sums in one vectorised pass. Both gradients are bags again:
+
+- by the position, with the slopes of the weights in place of the weights;
+- by the input, with pixels and samples swapped: sorted by pixel, the taps of one pixel are a bag of samples.
+
+Nothing but the input and the offsets is kept for the backward pass, the rest is computed again: the indices and weights
+of an early YOLO layer would take more memory than its activations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
+
+from ultralytics_akconv.functional.taps import Base, Taps, sampling_taps
+
+
+def _pixel_rows(x: Tensor) -> Tensor:
+    """Return the pixels of (B, C, H, W) as rows (B*H*W, C): a view of a channels_last map, a copy of another."""
+    return x.detach().permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _four(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], combine: Any) -> Tensor:
+    """Combine low and high of the rows with low and high of the columns: (samples, 4), in the order of the bags."""
+    return torch.stack([combine(a, b) for a in first for b in second], dim=-1).reshape(-1, 4)
+
+
+def _pixel_indices(row: Taps, col: Taps, size: tuple[int, int]) -> Tensor:
+    """Return the four pixel rows of every sample, (samples, 4) int32."""
+    height, width = size
+    image = torch.arange(row.low.shape[0], dtype=torch.int32, device=row.low.device) * (height * width)
+    image = image[:, None, None, None]
+    return _four((row.low * width + image, row.high * width + image), (col.low, col.high), torch.add)
+
+
+def _weights(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], like: Tensor) -> Tensor:
+    """Return the products of row and column weights (or slopes), (samples, 4) in the dtype of `like`."""
+    return _four(row, col, torch.mul).to(like.dtype)
+
+
+class BagSamples(torch.autograd.Function):
+    """Samples as rows, (B, h, N, w, C), of `x` (B, C, H, W) and `offset` (B, 2N, h, w)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
+        """Sum the four rows of every sample."""
+        ctx.save_for_backward(x, offset)
+        ctx.base, ctx.border = base, border
+        row, col = sampling_taps(offset, base, x.shape[2:], border)
+        weights = _weights((row.low_weight, row.high_weight), (col.low_weight, col.high_weight), x)
+        indices = _pixel_indices(row, col, x.shape[2:])
+        samples = embedding_bag(indices, _pixel_rows(x), mode="sum", per_sample_weights=weights)
+        return samples.view(*row.low.shape, x.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Return the gradients by `x` and `offset`, each only if it is asked for."""
+        x, offset = ctx.saved_tensors
+        row, col = sampling_taps(offset, ctx.base, x.shape[2:], ctx.border)
+        indices = _pixel_indices(row, col, x.shape[2:])
+        grad = grad.reshape(-1, x.shape[1])  # (samples, C)
+        row_weights, col_weights = (row.low_weight, row.high_weight), (col.low_weight, col.high_weight)
+        grad_x = grad_offset = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _input_gradient(x, grad, indices, _weights(row_weights, col_weights, x))
+        if ctx.needs_input_grad[1]:
+            by_row = _weights((row.low_slope, row.high_slope), col_weights, x)
+            by_col = _weights(row_weights, (col.low_slope, col.high_slope), x)
+            grad_offset = _offset_gradient(x, grad, indices, (by_row, by_col), row.low.shape).to(offset.dtype)
+        return grad_x, grad_offset, None, None
+
+
+def _offset_gradient(
+    x: Tensor, grad: Tensor, indices: Tensor, slopes: tuple[Tensor, Tensor], shape: torch.Size
+) -> Tensor:
+    """Return the gradient by the offsets, (B, 2N, h, w): how each sample changes along an axis, times its gradient."""
+    pixels = _pixel_rows(x)
+    both = [embedding_bag(indices, pixels, mode="sum", per_sample_weights=s).mul_(grad).sum(1) for s in slopes]
+    return torch.stack(both).reshape(2, *shape).permute(1, 0, 3, 2, 4).flatten(1, 2)  # (2, B, h, N, w) -> (B, 2N, h, w)
+
+
+def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """Return the gradient by the input, (B, C, H, W) channels_last: per pixel, the bag of the samples that read it."""
+    b, c, height, width = x.shape
+    pixels, order = indices.flatten().sort()
+    counts = torch.bincount(pixels, minlength=b * height * width)
+    starts = counts.cumsum(0) - counts
+    rows = embedding_bag(
+        order.to(torch.int32) >> 2,  # tap 4 * m + k belongs to sample m
+        grad,
+        starts.to(torch.int32),
+        mode="sum",
+        per_sample_weights=weights.take(order),
+    )
+    return rows.view(b, height, width, c).permute(0, 3, 1, 2)
