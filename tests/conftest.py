@@ -3,6 +3,7 @@
 
 import atexit
 import copy
+import json
 import os
 import shutil
 import subprocess
@@ -16,8 +17,11 @@ os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from ultralytics.utils import SETTINGS  # noqa: E402
 
 torch.set_num_threads(1)
+# The host would put runs and datasets into the repository that its own files lie in.
+SETTINGS.update({f"{kind}_dir": str(Path(CONFIG_DIR) / kind) for kind in ("runs", "datasets", "weights")})
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 8e-3}
@@ -58,7 +62,12 @@ def close():
 
 
 def clean_environment(home, **extra):
-    """Return the environment of a fresh user: an empty home, no PYTHONPATH, the host offline."""
+    """Return the environment of a fresh user: no PYTHONPATH, the host offline, and in `home` its settings alone."""
+    settings = Path(home) / "Ultralytics/settings.json"
+    if not settings.exists():
+        settings.parent.mkdir()
+        own = {f"{kind}_dir": str(Path(home) / kind) for kind in ("runs", "datasets", "weights")}
+        settings.write_text(json.dumps({**SETTINGS, **own}), "utf-8")
     keep = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     offline = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "OMP_NUM_THREADS": "1"}
     return {**keep, **offline, "HOME": str(home), "YOLO_CONFIG_DIR": str(home), **extra}
