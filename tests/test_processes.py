@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Use as users do: the `yolo` command and scripts in processes of their own, on real images, 64 px."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import clean_environment, copy_mini_dataset, layers_of, yolov8_dict
+
+pytestmark = pytest.mark.slow
+YOLO_COMMAND = Path(sys.executable).parent / "yolo"
+SMALL = ("imgsz=64", "batch=8", "nbs=8", "device=cpu", "plots=False", "verbose=False")
+OPTIONS = {"shape": "cross", "border": "clamp", "origin": "center"}
+
+
+def run(folder, *command, **environment):
+    """Run a command in `folder` and return what it printed; it must succeed."""
+    process = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=clean_environment(folder, **environment),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout + process.stderr
+
+
+def train_command(data, name, *arguments, model="yolov8n-akconv.yaml"):
+    folder = Path(data).parent
+    return (YOLO_COMMAND, "train", f"model={model}", f"data={data}", f"project={folder / 'runs'}", f"name={name}",
+            "workers=0", *SMALL, *arguments)  # fmt: skip
+
+
+def epochs_of(run_folder):
+    """Return the epochs that a training wrote into its table, after checking that its losses are numbers."""
+    rows = [{k.strip(): v for k, v in row.items()} for row in csv.DictReader((run_folder / "results.csv").open())]
+    for row in rows:
+        assert all(torch.isfinite(torch.tensor(float(v))) for k, v in row.items() if "loss" in k)
+    return [int(float(row["epoch"])) for row in rows]
+
+
+def layers_in(checkpoint):
+    content = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    return layers_of(content["model"] if content.get("ema") is None else content["ema"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One training by the bare command, for all that needs its weights."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = copy_mini_dataset(folder)
+    output = run(folder, *train_command(data, "run", "epochs=2"))
+    return folder, data, folder / "runs/run/weights/best.pt", output
+
+
+@pytest.mark.xdist_group("trained")
+def test_yolo_train_trains_and_says_what_it_built(trained):
+    folder, _, best, output = trained
+    assert epochs_of(folder / "runs/run") == [1, 2]
+    assert output.count("ultralytics_akconv.modules.AKConv") == 6
+    layers = layers_in(best)
+    assert [layer.num_param for layer in layers] == [5] * 6
+    assert all(layer.p_conv.weight.any() for layer in layers)  # the offsets have left their zero start
+
+
+@pytest.mark.xdist_group("trained")
+def test_yolo_val_and_predict_take_the_weights_in_new_processes(trained):
+    folder, data, best, _ = trained
+    output = run(folder, YOLO_COMMAND, "val", f"model={best}", f"data={data}", *SMALL)
+    assert "mAP50-95" in output and "GFLOPs" in output and " 0.0 GFLOPs" not in output
+    images = folder / "akconv-mini/images/val"
+    where = (f"project={folder / 'runs'}", "name=predicted", "save_txt=True", "conf=0.00001")
+    run(folder, YOLO_COMMAND, "predict", f"model={best}", f"source={images}", "imgsz=64", *where)
+    assert len(list((folder / "runs/predicted").glob("*.jpg"))) == len(list(images.iterdir())) == 8
+
+
+@pytest.mark.xdist_group("trained")
+def test_yolo_benchmark_measures_the_onnx_export(trained):
+    folder, data, best, _ = trained
+    shutil.copy(best, folder / "bench.pt")
+    output = run(folder, YOLO_COMMAND, "benchmark", "model=bench.pt", f"data={data}", "imgsz=64", "format=onnx")
+    assert (folder / "bench.onnx").is_file()
+    row = next(line for line in output.splitlines() if "ONNX" in line and "✅" in line)
+    assert "❌" not in row
+
+
+@pytest.mark.xdist_group("trained")
+def test_restricted_loading_takes_the_weights_for_prediction_and_training(trained):
+    folder, data, best, _ = trained
+    code = f"""
+from ultralytics import YOLO
+model = YOLO({str(best)!r})
+model.predict({str(folder / "akconv-mini/images/val")!r}, imgsz=64, verbose=False)
+print(type(model.model.model[1]).__module__, type(model.model.model[1]).__name__)
+"""
+    output = run(folder, sys.executable, "-c", code, ULTRALYTICS_SAFE_LOAD="1")
+    assert "ultralytics_akconv.modules AKConv" in output
+    run(folder, *train_command(data, "restricted", "epochs=1", model=best), ULTRALYTICS_SAFE_LOAD="1")
+    assert epochs_of(folder / "runs/restricted") == [1]
+    assert len(layers_in(folder / "runs/restricted/weights/last.pt")) == 6
+
+
+@pytest.mark.xdist_group("trained")
+def test_restricted_loading_still_refuses_what_is_not_a_layer(trained):
+    folder, _, best, _ = trained
+    code = f"""
+import os, torch
+from ultralytics import YOLO
+class Attack:
+    def __reduce__(self):
+        return os.mkdir, ({str(folder / "attacked")!r},)
+content = torch.load({str(best)!r}, weights_only=False)
+torch.save({{**content, 'attack': Attack()}}, 'attack.pt')
+try:
+    YOLO('attack.pt')
+except Exception as error:
+    print('refused', type(error).__name__)
+"""
+    assert "refused" in run(folder, sys.executable, "-c", code, ULTRALYTICS_SAFE_LOAD="1")
+    assert not (folder / "attacked").exists()
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of a training of four epochs that was killed after its first checkpoint."""
+    folder = tmp_path_factory.mktemp("killed")
+    data = copy_mini_dataset(folder)
+    last = folder / "runs/killed/weights/last.pt"
+    process = subprocess.Popen(
+        [str(part) for part in train_command(data, "killed", "epochs=4")],
+        cwd=folder,
+        env=clean_environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)  # well into the next epoch, or the end of the checkpoint's writing
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 1 <= len(epochs_of(folder / "runs/killed")) < 4
+    return folder
+
+
+@pytest.mark.xdist_group("killed")
+@pytest.mark.parametrize("restricted", [0, 1])
+def test_a_training_killed_in_the_middle_is_resumed_to_its_end(killed, restricted):
+    run_folder, kept = killed / "runs/killed", killed / "kept"
+    if kept.exists():  # the host resumes in the folder that the checkpoint names: put back what the kill left there
+        shutil.rmtree(run_folder)
+        shutil.copytree(kept, run_folder)
+    else:
+        shutil.copytree(run_folder, kept)
+    last = run_folder / "weights/last.pt"
+    environment = {"ULTRALYTICS_SAFE_LOAD": "1"} if restricted else {}
+    output = run(killed, YOLO_COMMAND, "train", "resume=True", f"model={last}", **environment)
+    assert "Resuming training" in output
+    assert epochs_of(run_folder) == [1, 2, 3, 4]
+    assert len(layers_in(last)) == 6
+
+
+def options_yaml(folder):
+    file = folder / "yolov8n-options.yaml"
+    file.write_text(yaml.safe_dump(yolov8_dict(3, 2, {**OPTIONS, "shape": [[0, 0], [1, 1], [2, 0]]})), "utf-8")
+    return file
+
+
+def test_spawned_workers_and_the_options_of_a_row(tmp_path):
+    data = copy_mini_dataset(tmp_path)
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"""
+import torch
+from ultralytics import YOLO
+
+if __name__ == "__main__":
+    torch.multiprocessing.set_start_method("spawn")
+    YOLO({str(options_yaml(tmp_path))!r}).train(
+        data={str(data)!r}, epochs=1, imgsz=64, batch=8, workers=2, plots=False, device="cpu",
+        project={str(tmp_path / "runs")!r}, name="run",
+    )
+    assert torch.multiprocessing.get_start_method() == "spawn"
+""",
+        "utf-8",
+    )
+    run(tmp_path, sys.executable, script)
+    layers = layers_in(tmp_path / "runs/run/weights/last.pt")
+    assert {(m.num_param, m.border, m.origin) for m in layers} == {(3, "clamp", "center")}
+    assert {m.points for m in layers} == {((-1, -1), (0, 0), (1, -1))}
+
+
+def test_the_hosts_ddp_file_trains_in_a_process_of_the_launcher(tmp_path):
+    """What a multi-GPU training starts for each rank, here one rank on the CPU."""
+    pytest.importorskip("cloudpickle", reason="the host's distributed training needs it")
+    data = copy_mini_dataset(tmp_path)
+    code = f"""
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.dist import generate_ddp_file
+overrides = dict(model={str(options_yaml(tmp_path))!r}, data={str(data)!r}, epochs=1, imgsz=64, batch=8, workers=0,
+                 plots=False, device='cpu', project={str(tmp_path / "runs")!r}, name='ddp', exist_ok=True)
+print(generate_ddp_file(DetectionTrainer(overrides=overrides)))
+"""
+    file = run(tmp_path, sys.executable, "-c", code).strip().splitlines()[-1]
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--master_port=0")
+    run(tmp_path, *launcher, file)
+    assert epochs_of(tmp_path / "runs/ddp") == [1]
+    assert {(m.num_param, m.border) for m in layers_in(tmp_path / "runs/ddp/weights/last.pt")} == {(3, "clamp")}
