@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The house rules that can be read off the files: who imports whom, sizes, versions, public names."""
+
+import ast
+import re
+
+import pytest
+from conftest import ROOT
+
+import ultralytics_akconv
+
+PACKAGE = ROOT / "ultralytics_akconv"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
+
+
+def room(file):
+    """The room a file belongs to: its module, or the folder that a room has outgrown itself into."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+ROOMS = sorted({room(file) for file in SOURCES})
+# What each room may import of ours. A room that is not listed is new: say here where it stands.
+MAY_IMPORT = {
+    "shapes": set(),
+    "configs": set(),
+    "host": set(),
+    "functional": {"shapes"},
+    "modules": {"functional", "shapes"},
+    "graft": {"configs", "modules", "shapes"},
+    "transfer": {"configs", "functional", "graft", "modules", "shapes"},
+    "plugin": {"configs", "graft", "modules", "transfer", "ultralytics_akconv_startup"},
+    "__init__": {
+        "host",
+        "functional",
+        "graft",
+        "modules",
+        "plugin",
+        "shapes",
+        "transfer",
+        "ultralytics_akconv_startup",
+    },
+}
+PUBLIC = {
+    "BLOCKS", "SHAPES", "AKConv", "LDConv", "__version__", "akconv2d", "register", "resample", "sampling_points",
+    "sampling_positions", "unregister",
+}  # fmt: skip
+
+
+def imports(file):
+    """Return the full names of all that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno} imports relatively"
+            names.add(node.module)
+            if node.module == "ultralytics_akconv":  # from ultralytics_akconv import configs
+                names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def rooms_imported(file):
+    ours = {name.split(".")[1] for name in imports(file) if name.startswith("ultralytics_akconv.")}
+    start_up = {name for name in imports(file) if name == "ultralytics_akconv_startup"}
+    return ((ours & set(ROOMS)) | start_up) - {room(file)}
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_imports_run_one_way(name):
+    files = [file for file in SOURCES if room(file) == name]
+    used = set().union(*(rooms_imported(file) for file in files))
+    if name in MAY_IMPORT:
+        assert used <= MAY_IMPORT[name]
+    else:  # the rooms at the top: they may know all but one another's users
+        assert not used & {"cli"}
+
+
+def test_nothing_imports_the_command_the_scripts_or_the_tests():
+    for file in SOURCES:
+        names = imports(file) - ({"ultralytics_akconv.cli"} if room(file) == "cli" else set())
+        assert not [n for n in names if n.split(".")[0] in {"scripts", "tests", "conftest", "reference"}], file
+        assert "ultralytics_akconv.cli" not in names, file
+
+
+def test_the_command_and_the_scripts_know_no_private_names():
+    for file in [*SCRIPTS, *(file for file in SOURCES if room(file) == "cli")]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("ultralytics_akconv"):
+                assert not [a.name for a in node.names if a.name.startswith("_") and a.name != "__version__"], file
+
+
+def test_shapes_and_the_operator_know_torch_alone_and_the_start_up_nothing():
+    allowed = {"shapes": {"torch"}, "functional": {"torch", "einops"}, "configs": set(), "host": {"ultralytics"}}
+    foreign = {"ultralytics", "torch", "torchvision", "numpy", "einops", "yaml", "cv2", "PIL", "matplotlib"}
+    for file in SOURCES:
+        if room(file) in allowed:
+            assert {name.split(".")[0] for name in imports(file)} & foreign <= allowed[room(file)], file
+    start_up = ROOT / "ultralytics_akconv_startup.py"
+    assert imports(start_up) <= {"os", "sys", "ultralytics_akconv", "ultralytics_akconv.register"}
+    top = [
+        node for node in ast.parse(start_up.read_text("utf-8")).body if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    assert {alias.name for node in top for alias in node.names} == {"os", "sys"}
+
+
+def test_the_oracle_knows_nothing_of_ours():
+    assert imports(ROOT / "tests/reference.py") <= {"math", "torch"}
+
+
+def test_no_file_outgrows_300_lines():
+    long = {str(f.relative_to(ROOT)): len(f.read_text("utf-8").splitlines()) for f in [*SOURCES, *SCRIPTS]}
+    assert {name: lines for name, lines in long.items() if lines > 300} == {}
+
+
+def test_every_module_and_public_function_has_a_docstring():
+    for file in [*SOURCES, *SCRIPTS]:
+        tree = ast.parse(file.read_text("utf-8"))
+        assert ast.get_docstring(tree), file
+        assert "SPDX-License-Identifier: AGPL-3.0-or-later" in file.read_text("utf-8").splitlines()[0], file
+
+
+def test_no_error_is_swallowed_and_no_argument_asserted():
+    for file in [*SOURCES, *SCRIPTS, ROOT / "ultralytics_akconv_startup.py"]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            assert not isinstance(node, ast.Assert), f"{file}:{node.lineno}"
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{file}:{node.lineno} catches everything"
+                own = ast.unparse(node.type).startswith("_")  # a file's own signal, not an error of somebody else
+                silent = all(isinstance(part, ast.Pass) for part in node.body)
+                assert own or not silent, f"{file}:{node.lineno} passes over an error"
+
+
+def test_nothing_evaluates_text_or_unpickles_without_need():
+    for file in [*SOURCES, *SCRIPTS, ROOT / "ultralytics_akconv_startup.py"]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "pickle.load", "os.system"}, file
+
+
+def test_the_public_names_are_there():
+    assert set(ultralytics_akconv.__all__) >= PUBLIC  # removing one breaks a user's program
+    for name in ultralytics_akconv.__all__:
+        assert getattr(ultralytics_akconv, name) is not None
+
+
+def test_every_version_is_the_one_of_the_package():
+    version = ultralytics_akconv.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert re.search(r'__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text("utf-8"))[1] == version
+    assert "version=VERSION" in (ROOT / "setup.py").read_text("utf-8")
+    for name, pattern in {"CITATION.cff": r"^version: \"?([\d.]+)", "CHANGELOG.md": r"^## \[?(\d[\d.]+)"}.items():
+        file = ROOT / name
+        if file.exists():
+            assert re.search(pattern, file.read_text("utf-8"), re.M)[1] == version
+
+
+def test_the_minimum_host_is_one_number():
+    from ultralytics_akconv.host import MINIMUM
+
+    assert f'"ultralytics>={".".join(map(str, MINIMUM))}"' in (ROOT / "setup.py").read_text("utf-8")
+
+
+def test_the_distribution_is_named_like_the_import():
+    """The host pip-installs the missing module of a checkpoint by its import name."""
+    name = re.search(r'name="(.+?)"', (ROOT / "setup.py").read_text("utf-8"))[1]
+    assert name.replace("-", "_") == ultralytics_akconv.__name__
