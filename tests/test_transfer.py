@@ -111,7 +111,7 @@ def test_the_expected_error_is_the_error_on_samples_of_the_prior():
     values = torch.linalg.cholesky(covariance()) @ torch.randn(9, 200_000, dtype=torch.float64)
     wanted = weight.double().flatten(0, 1).flatten(1) @ values  # every input channel by itself, as the prior has it
     got = project(weight, taps).flatten(0, 1) @ (interpolation(taps) @ values)
-    assert relative(got, wanted) == pytest.approx(float(expected_error(kernel_gram(weight), taps)), rel=0.01)
+    assert relative(got, wanted) == pytest.approx(float(expected_error(kernel_gram(weight), taps, 0.9)), rel=0.01)
 
 
 def test_nine_taps_get_the_kernel_itself_and_further_ones_start_at_zero():
@@ -271,11 +271,16 @@ def test_nine_points_leave_the_outputs_of_a_model_as_they_are(name, where):
     model = trained(name, nc=4)
     result = transfer(model, num_param=9, where=where)
     assert len(layers_of(result.model)) == len(result.layers) > 0
-    x = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        wanted, got = model(x), result.model(x)
-    wanted, got = (out[0] if isinstance(out, (list, tuple)) else out for out in (wanted, got))
-    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+    assert result.model.model[-1].f == model.model[-1].f
+    x, seen = torch.rand(1, 3, 64, 64), []
+    for each in (model, result.model):
+        each.model[-1].register_forward_pre_hook(lambda head, args: seen.append(args[0]))
+        with torch.no_grad():
+            each(x)
+    maps = zip(*[value if isinstance(value, list) else [value] for value in seen])  # what the head reads
+    for wanted, got in maps:
+        assert wanted.std() > 0.01
+        assert relative(got, wanted) < 1e-4
 
 
 def test_every_other_tensor_and_all_that_is_known_about_the_model_stay(source, checkpoint):
@@ -356,7 +361,7 @@ def test_a_bound_on_the_error_holds_for_every_layer(source):
 
 
 def test_a_budget_counts_all_convolutions_inside_a_block(source):
-    result = transfer(source, budget="error=0.15", where="blocks")
+    result = transfer(source, budget="error=0.25", where="blocks")
     rows = {}
     for layer in result.layers:
         rows.setdefault(layer.name.split(".")[1], set()).add(layer.num_param)
@@ -372,8 +377,8 @@ def test_a_budget_that_is_none_is_refused(source, budget):
 def test_a_budget_out_of_reach_says_what_can_be_reached(source):
     with pytest.raises(ValueError, match=r"params=0\.1 cannot be reached; the least is 0\.[6-9]"):
         transfer(source, budget="params=0.1")
-    with pytest.raises(ValueError, match="the least error is"):
-        transfer(source, budget="error=1e-6")
+    with pytest.raises(ValueError, match=r"the least error is 0\.[01]"):
+        transfer(source, budget="error=1e-6", where="backbone")
 
 
 # Loading by itself

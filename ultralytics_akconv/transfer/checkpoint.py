@@ -51,9 +51,9 @@ def _read_file(file: str | Path) -> nn.Module:
     read = getattr(tasks, "load_checkpoint", None) or tasks.attempt_load_one_weight
     try:
         return read(str(file))[0]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # what a broken pickle raises is anything at all
+    except Exception as error:  # what a broken pickle or a failed download raises is anything at all
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"'{file}' does not exist") from error
         raise ValueError(f"'{file}' is no checkpoint of the host: {type(error).__name__}: {error}") from error
 
 

@@ -19,11 +19,13 @@ import itertools
 import torch
 from torch import Tensor
 
-# Correlation of neighbouring pixels: the best of those measured, see docs/transfer.md. Trained networks' maps vary.
-RHO = 0.9
+RHO = 0.9  # the prior's correlation of neighbouring pixels: of those measured, it keeps a network's outputs best
+# With which the expected error is computed, because it comes out right on average there: pixels are less alike once
+# their mean is taken away, as the BatchNorm behind does. Both were measured on a trained network, see docs/transfer.md.
+RHO_CENTRED = 0.65
 _NOISE = 1e-6  # variance of a tap's own noise: taps that read nearly the same pixels get bounded weights
 _FIRST_STEP, _LAST_STEP = 0.5, 1 / 16  # px; the search halves its step between these
-_STARTS = 4  # layouts of whole pixels from which the search starts
+_STARTS = 2  # layouts of whole pixels from which the search starts
 
 
 @functools.lru_cache(maxsize=1)
@@ -32,8 +34,9 @@ def grid() -> Tensor:
     return torch.cartesian_prod(*[torch.arange(-1, 2, dtype=torch.float64)] * 2)
 
 
+@functools.lru_cache(maxsize=8)
 def covariance(rho: float = RHO) -> Tensor:
-    """Return the prior covariance K of the nine pixels under the kernel, (9, 9)."""
+    """Return the covariance K (9, 9) of the nine pixels under the kernel, neighbours having the correlation `rho`."""
     return rho ** (grid()[:, None] - grid()).abs().sum(-1)
 
 
@@ -56,29 +59,29 @@ def kernel_gram(weight: Tensor, gain: Tensor | None = None) -> Tensor:
     return kernels.T @ kernels
 
 
-def _mixing(taps: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the map (..., 9, N) from kernels to tap weights, and the covariance (..., 9, 9) of what is lost."""
+def _mixing(taps: Tensor) -> Tensor:
+    """Return the map (..., 9, N) from kernels to the weights of taps (..., N, 2)."""
     b = interpolation(taps)
-    cross = cov @ b.mT  # (..., 9, N)
+    cross = covariance() @ b.mT  # (..., 9, N)
     inner = b @ cross + _NOISE * torch.eye(taps.shape[-2], dtype=torch.float64)
-    mixing = torch.linalg.solve(inner, cross.mT).mT
-    return mixing, cov - mixing @ cross.mT
+    return torch.linalg.solve(inner, cross.mT).mT
 
 
-def expected_error(gram: Tensor, taps: Tensor, cov: Tensor | None = None) -> Tensor:
+def expected_error(gram: Tensor, taps: Tensor, rho: float = RHO_CENTRED) -> Tensor:
     """Return the expected relative error (...) of a layer's output for taps (..., N, 2), root mean square.
 
     Args:
         gram: `kernel_gram` of the layer.
-        taps: Places of the taps (..., N, 2) in input pixels.
-        cov: Covariance (9, 9) of the nine pixels; the prior's by default.
+        taps: Places of the taps (..., N, 2) in input pixels; their weights are those of `project`.
+        rho: Correlation of neighbouring pixels.
     """
-    cov = covariance() if cov is None else cov
-    lost = (gram * _mixing(taps, cov)[1]).sum((-2, -1))
-    return (lost / (gram * cov).sum().clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=0).sqrt()
+    missed = torch.eye(9, dtype=torch.float64) - _mixing(taps) @ interpolation(taps)  # (..., 9, 9)
+    cov = covariance(rho)
+    lost = (gram * (missed @ cov @ missed.mT)).sum((-2, -1))
+    return (lost / (gram * cov).sum().clamp(min=torch.finfo(torch.float64).tiny)).sqrt()
 
 
-def project(weight: Tensor, taps: Tensor, cov: Tensor | None = None) -> Tensor:
+def project(weight: Tensor, taps: Tensor) -> Tensor:
     """Return the weights (C2, C1, N) for the taps that reproduce a 3x3 convolution best under the prior, float64.
 
     Taps on all nine pixels get the kernel itself, any further ones zero.
@@ -86,15 +89,14 @@ def project(weight: Tensor, taps: Tensor, cov: Tensor | None = None) -> Tensor:
     Args:
         weight: Convolution weight (C2, C1, 3, 3).
         taps: Places of the taps (N, 2) in input pixels.
-        cov: Covariance (9, 9) of the nine pixels; the prior's by default.
     """
     kernels = weight.double().flatten(2)  # (C2, C1, 9)
     if len(taps) >= 9 and torch.equal(taps[:9], grid()):  # exact: no noise may blur it
         return torch.cat((kernels, kernels.new_zeros(*kernels.shape[:2], len(taps) - 9)), dim=2)
-    return kernels @ _mixing(taps, covariance() if cov is None else cov)[0]
+    return kernels @ _mixing(taps)
 
 
-def place_taps(gram: Tensor, num_param: int, cov: Tensor | None = None) -> Tensor:
+def place_taps(gram: Tensor, num_param: int) -> Tensor:
     """Return the places (N, 2) of the N taps that lose least of a layer's kernels, in row-major order.
 
     From nine taps on nothing is lost: they lie on the nine pixels, further ones around these. Below that, the best
@@ -103,14 +105,13 @@ def place_taps(gram: Tensor, num_param: int, cov: Tensor | None = None) -> Tenso
     Args:
         gram: `kernel_gram` of the layer.
         num_param: Number of taps N.
-        cov: Covariance (9, 9) of the nine pixels; the prior's by default.
     """
     if num_param >= 9:
         return torch.cat((grid(), _around(num_param - 9)))
     choices = grid()[torch.tensor(list(itertools.combinations(range(9), num_param)))]  # (choices, N, 2)
-    starts = choices[expected_error(gram, choices, cov).argsort(stable=True)[:_STARTS]]
-    refined = [_refine(gram, start, cov) for start in starts]
-    taps = min(refined, key=lambda taps: float(expected_error(gram, taps, cov)))
+    starts = choices[expected_error(gram, choices, RHO).argsort(stable=True)[:_STARTS]]
+    refined = [_refine(gram, start) for start in starts]
+    taps = min(refined, key=lambda taps: float(expected_error(gram, taps, RHO)))
     return torch.tensor(sorted(taps.tolist()), dtype=torch.float64)
 
 
@@ -124,14 +125,14 @@ def _around(count: int) -> Tensor:
     return cells[cells.square().sum(1).argsort(stable=True)[:count]]
 
 
-def _refine(gram: Tensor, taps: Tensor, cov: Tensor | None) -> Tensor:
+def _refine(gram: Tensor, taps: Tensor) -> Tensor:
     """Return the taps (N, 2) after moving one at a time within the kernel's square as long as the error falls."""
     moves = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)] * 2)
     moves = torch.einsum("nk,md->nmkd", torch.eye(len(taps), dtype=torch.float64), moves).flatten(0, 1)  # (9N, N, 2)
-    error, step = float(expected_error(gram, taps, cov)), _FIRST_STEP
+    error, step = float(expected_error(gram, taps, RHO)), _FIRST_STEP
     while step >= _LAST_STEP:
         candidates = (taps + step * moves).clamp(-1, 1)
-        errors = expected_error(gram, candidates, cov)
+        errors = expected_error(gram, candidates, RHO)
         best = int(errors.argmin())
         if errors[best] < error - 1e-9:
             taps, error = candidates[best], float(errors[best])
