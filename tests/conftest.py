@@ -17,11 +17,13 @@ os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import ultralytics.utils  # noqa: E402
 from ultralytics.utils import SETTINGS  # noqa: E402
 
 torch.set_num_threads(1)
-# The host would put runs and datasets into the repository that its own files lie in.
-SETTINGS.update({f"{kind}_dir": str(Path(CONFIG_DIR) / kind) for kind in ("runs", "datasets", "weights")})
+for kind in ("runs", "datasets", "weights"):  # the host's default is the repository that its own files lie in
+    SETTINGS[f"{kind}_dir"] = f"{CONFIG_DIR}/{kind}"
+    setattr(ultralytics.utils, f"{kind.upper()}_DIR", Path(CONFIG_DIR) / kind)
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 8e-3}
@@ -33,7 +35,8 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    if "dtype" in metafunc.fixturenames:
+    own = any("dtype" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "dtype" in metafunc.fixturenames and not own:
         names = metafunc.config.getoption("--dtype").split(",")
         metafunc.parametrize("dtype", [getattr(torch, name) for name in names], ids=names)
 

@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Every way to compute the samples, for tests that hold all of them to the same."""
 
+from unittest import mock
+
 import pytest
 import torch
 
-from ultralytics_akconv import resample
+from ultralytics_akconv import functional, resample
+
+
+def traced(*arguments):
+    """The expression that exporters and compilers are given."""
+    with mock.patch.object(functional, "is_traced", lambda: True):
+        return resample(*arguments)
+
 
 BORDERS = ("paper", "clamp", "zeros")
 # Every way to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests.
-FORMULATIONS = {"resample": resample}
+FORMULATIONS = {"resample": resample, "traced": traced}
 
 formulations = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
 borders = pytest.mark.parametrize("border", BORDERS)

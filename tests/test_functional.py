@@ -197,6 +197,51 @@ def test_the_paper_border_doubles_an_axis_that_clamps_to_one_pixel(sample):
         assert (sample(x, torch.zeros(1, 2, 3, 3, dtype=torch.float64), ((0, 0),), 1, border) == 1).all()
 
 
+def gradients(sample, x, offset, grad_out, border="paper", needed=(True, True)):
+    x, offset = (t.clone().requires_grad_(need) for t, need in zip((x, offset), needed))
+    sample(x, offset, sampling_points(5), 2, border).backward(grad_out)
+    return x.grad, offset.grad
+
+
+@borders
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # halves are summed in halves, as Conv's are
+@pytest.mark.parametrize("offsets", [0.0, 1.0, 0.5])
+def test_all_formulations_have_the_same_gradients_on_whole_pixels_too(border, offsets, dtype, close):
+    x, offset = case((3, 4, 6, 7), stride=2, dtype=dtype)
+    offset = torch.full_like(offset, offsets)
+    grad_out = torch.randn(3, 4, 15, 4).to(dtype)
+    expected = gradients(FORMULATIONS["traced"], x.double(), offset.double(), grad_out.double(), border)
+    for sample in FORMULATIONS.values():
+        for actual, wanted in zip(gradients(sample, x, offset, grad_out, border), expected):
+            assert actual.dtype == dtype
+            close(actual.double(), wanted, dtype)
+
+
+@formulations
+def test_a_gradient_is_made_for_what_needs_one_alone(sample):
+    x, offset = case(stride=2)
+    grad_out = torch.randn(2, 3, 15, 4, dtype=x.dtype)
+    both = gradients(sample, x, offset, grad_out)
+    for needed in ((True, False), (False, True)):
+        for one, alone, need in zip(both, gradients(sample, x, offset, grad_out, needed=needed), needed):
+            assert torch.equal(one, alone) if need else alone is None
+
+
+@formulations
+def test_backward_takes_expanded_gradients_runs_twice_and_is_deterministic(sample):
+    x, offset = (t.requires_grad_() for t in case(stride=2))
+    out = sample(x, offset, sampling_points(5), 2, "paper")
+    torch.use_deterministic_algorithms(True)
+    try:
+        out.sum().backward(retain_graph=True)  # an expanded gradient
+        once = x.grad.clone(), offset.grad.clone()
+        out.backward(torch.ones_like(out))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for total, single in zip((x.grad, offset.grad), once):
+        torch.testing.assert_close(total, 2 * single, rtol=0, atol=1e-12)
+
+
 @formulations
 def test_repeated_calls_with_changing_sizes_do_not_mix_up_what_is_kept(sample, close):
     for size, num_param, stride in [((5, 7), 5, 1), ((7, 5), 5, 1), ((5, 7), 3, 1), ((5, 7), 5, 2), ((5, 7), 5, 1)] * 2:
