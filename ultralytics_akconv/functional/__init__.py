@@ -68,7 +68,7 @@ def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str
     base_of = base_positions if traced else cached_base_positions
     base = base_of(points, stride, *offset.shape[2:], position_dtype(offset.dtype), offset.device)
     if traced:
-        return gather_samples(x, offset, base, border)
+        return gather_samples(x, offset, base, border, traced=True)
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel():
         return BagSamples.apply(x, offset, base, border)
     if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad):

@@ -38,9 +38,11 @@ def _four(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], combine: 
 def _pixel_indices(row: Taps, col: Taps, size: tuple[int, int]) -> Tensor:
     """Return the four pixel rows of every sample, (samples, 4) int32."""
     height, width = size
-    image = torch.arange(row.low.shape[0], dtype=torch.int32, device=row.low.device) * (height * width)
-    image = image[:, None, None, None]
-    return _four((row.low * width + image, row.high * width + image), (col.low, col.high), torch.add)
+    low, high = row.low * width, row.high * width
+    if len(low) > 1:
+        image = torch.arange(len(low), dtype=torch.int32, device=low.device)[:, None, None, None] * (height * width)
+        low, high = low + image, high + image
+    return _four((low, high), (col.low, col.high), torch.add)
 
 
 def _weights(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], like: Tensor) -> Tensor:
@@ -85,8 +87,8 @@ def _gradients(
     if needed[0]:
         grad_x = _input_gradient(x, grad, indices, _weights(row_weights, col_weights, x))
     if needed[1]:
-        by_row = _weights((row.low_slope, row.high_slope), col_weights, x)
-        by_col = _weights(row_weights, (col.low_slope, col.high_slope), x)
+        by_row = _weights((-row.low_slope, row.high_slope), col_weights, x)
+        by_col = _weights(row_weights, (-col.low_slope, col.high_slope), x)
         grad_offset = _offset_gradient(x, grad, indices, (by_row, by_col), row.low.shape).to(offset.dtype)
     return grad_x, grad_offset
 

@@ -9,11 +9,13 @@ from torch import Tensor
 from ultralytics_akconv.functional.taps import Base, sampling_taps
 
 
-def gather_samples(x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
+def gather_samples(x: Tensor, offset: Tensor, base: Base, border: str, traced: bool = False) -> Tensor:
     """Return the samples as rows, (B, h, N, w, C) in x's dtype; `x` is (B, C, H, W)."""
     b, c, height, width = x.shape
-    row, col = sampling_taps(offset, base, (height, width), border)
-    table = x.permute(0, 2, 3, 1).reshape(b * height * width, c)  # one row a pixel
+    row, col = sampling_taps(offset, base, (height, width), border, traced)
+    # One row a pixel, in the dtype of the weights: many samples read a pixel, and their gradients are summed in it.
+    table = x.permute(0, 2, 3, 1).reshape(b * height * width, c)
+    table = table.to(torch.promote_types(x.dtype, row.low_weight.dtype))
     image = torch.arange(b, dtype=torch.int32, device=x.device)[:, None, None, None] * (height * width)
 
     def tap(r: Tensor, k: Tensor, weight: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ _REACH = 2.0**22  # px; an offset beyond is off every map, and 2**22 plus any fr
 
 
 class Taps(NamedTuple):
-    """The two pixels an axis of every sample lies between, each (B, h, N, w).
+    """The two pixels an axis of every sample lies between, and their weights, each (B, h, N, w).
 
-    `low` and `high` are int32 indices on the map, the weights belong to them, and the slopes are the derivatives of the
-    weights by the position (+-1 between two pixels, 0 where both indices are clamped to one).
+    `low` and `high` are int32 indices on the map. `low_slope` and `high_slope` are how fast the weights change with the
+    position: 1 between two pixels, 0 where the border holds them (the low weight falls, so its derivative is minus it).
     """
 
     low: Tensor
@@ -67,53 +67,68 @@ def cached_base_positions(
     return base_positions(points, stride, h, w, dtype, device)
 
 
-def sampling_taps(offset: Tensor, base: Base, size: tuple[int, int], border: str) -> tuple[Taps, Taps]:
+@lru_cache(maxsize=128)
+@torch.inference_mode(False)
+def _bounds(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the first and the last index of each axis, to clamp both in one step: (2, 1, 1, 1, 1) int32."""
+    last = torch.tensor([size[0] - 1, size[1] - 1], dtype=torch.int32, device=device)[:, None, None, None, None]
+    return torch.zeros_like(last), last
+
+
+def sampling_taps(
+    offset: Tensor, base: Base, size: tuple[int, int], border: str, traced: bool = False
+) -> tuple[Taps, Taps]:
     """Return the row taps and the column taps of every sample.
+
+    The integer base is kept apart from the offset, so the fraction is taken of the offset alone: exact, and as precise
+    for pixel 2000 as for pixel 2.
 
     Args:
         offset: Displacements (B, 2N, h, w) in input pixels.
         base: Positions at zero offset.
         size: Height and width of the map that is sampled.
         border: One of `BORDERS`.
+        traced: Leave out what a compiler or an exporter does not want: caches and writing in place. Both axes are
+            taken in one step otherwise, since on small maps the number of steps is what costs.
     """
-    offset = offset.to(position_dtype(offset.dtype))
-    offset = offset.unflatten(1, (2, -1)).permute(1, 0, 3, 2, 4)  # (2, B, h, N, w)
+    offset = offset.to(position_dtype(offset.dtype)).unflatten(1, (2, -1)).permute(1, 0, 3, 2, 4)  # (2, B, h, N, w)
     # inf becomes a pixel off the map; NaN stays and makes NaN weights. `contiguous` lets all that follows run in memory
     # order, where channels_last offsets would make every step a strided one.
     offset = offset.clamp(-_REACH, _REACH).contiguous()
     if base.fraction is not None:
         offset = offset + base.fraction[:, None, None, :, None]
-    return _axis_taps(offset[0], base.row, size[0], border), _axis_taps(offset[1], base.col, size[1], border)
+    floor = offset.detach().floor()
+    fraction = offset - floor
+    whole = floor.to(torch.int32)  # a NaN becomes some integer, which the clamp brings onto the map
+    if traced:
+        row = _taps(fraction[0], whole[0] + base.row, (0, size[0] - 1), border)
+        return row, _taps(fraction[1], whole[1] + base.col, (0, size[1] - 1), border)
+    whole[0].add_(base.row)
+    whole[1].add_(base.col)
+    row, col = zip(*_taps(fraction, whole, _bounds(tuple(size), offset.device), border))
+    return Taps(*row), Taps(*col)
 
 
-def _axis_taps(offset: Tensor, base: Tensor, size: int, border: str) -> Taps:
-    """Split one axis of the positions `base + offset` into two pixels and their weights.
+def _taps(fraction: Tensor, whole: Tensor, bounds: tuple[Tensor, Tensor] | tuple[int, int], border: str) -> Taps:
+    """Return the taps of positions `whole + fraction`; the first axis of the tensors may hold rows and columns.
 
-    The integer base is kept apart from the offset, so the fraction is taken of the offset alone: exact, and as precise
-    for pixel 2000 as for pixel 2. Clamping both pixel indices to the map is the border rule "clamp"; the published code
-    gives both the full weight where they clamp to the same pixel, hence the factor of "paper".
+    Clamping both pixel indices to the map is the border rule "clamp". The published code gives both the full weight
+    where they clamp to the same pixel, hence the factor of "paper"; "zeros" takes the weight from what is outside.
 
     Args:
-        offset: Displacements (B, h, N, w), finite or NaN, float32 or float64.
-        base: Integer positions (h, N, 1) or (N, w), int32.
-        size: Height or width of the map.
+        fraction: (..., B, h, N, w), from 0 to 1, or NaN.
+        whole: Whole pixels, int32, of the same shape.
+        bounds: First and last index of the map.
         border: One of `BORDERS`.
     """
-    floor = offset.detach().floor()
-    high_weight = offset - floor
-    unclamped = floor.to(torch.int32) + base  # a NaN becomes some integer, which the clamp brings onto the map
-    low = unclamped.clamp(0, size - 1)
-    above = unclamped + 1
-    high = above.clamp(0, size - 1)
+    above = whole + 1
+    low, high = whole.clamp(*bounds), above.clamp(*bounds)
     if border == "zeros":
-        low_slope = -(low == unclamped).to(offset.dtype)
-        high_slope = (high == above).to(offset.dtype)
-        return Taps(low, high, (high_weight - 1) * low_slope, high_weight * high_slope, low_slope, high_slope)
-    high_slope = (high - low).to(offset.dtype)  # 1 between two pixels, 0 where both are clamped to one
-    if border == "paper":
-        factor = 2 - high_slope
-        high_weight = high_weight * factor
-        low_weight = factor - high_weight
-    else:
-        low_weight = 1 - high_weight
-    return Taps(low, high, low_weight, high_weight, -high_slope, high_slope)
+        low_inside, high_inside = (low == whole).to(fraction.dtype), (high == above).to(fraction.dtype)
+        return Taps(low, high, (1 - fraction) * low_inside, fraction * high_inside, low_inside, high_inside)
+    between = (high - low).to(fraction.dtype)  # 1 between two pixels, 0 where both are clamped to one
+    if border == "clamp":
+        return Taps(low, high, 1 - fraction, fraction, between, between)
+    factor = 2 - between
+    high_weight = fraction * factor
+    return Taps(low, high, factor - high_weight, high_weight, between, between)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Whole models: the AKConv model against the same model with ordinary convolutions, and with AKConv done naively."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from ultralytics import YOLO
+
+from ultralytics_akconv.benchmark.layers import LAYOUTS
+from ultralytics_akconv.benchmark.peers import Peer, grid_samples, naive_samples
+from ultralytics_akconv.benchmark.report import Report, machine
+from ultralytics_akconv.benchmark.timing import interleave, peak_memory
+from ultralytics_akconv.info import plain_model
+from ultralytics_akconv.modules import AKConv
+
+PEERS = ("conv 3x3", "akconv", "definition", "grid_sample")
+
+
+def benchmark_models(
+    model: str = "yolov8n-akconv.yaml",
+    imgsz: int = 640,
+    batch: int = 4,
+    device: str = "cpu",
+    layout: str = "channels_last",
+    repeats: int = 15,
+    compile: bool = False,
+    memory: bool = True,
+) -> Report:
+    """Time inference (fused, one image) and a training step, and measure the training step's peak memory.
+
+    Args:
+        model: Model YAML or checkpoint with AKConv.
+        imgsz: Image side in pixels.
+        batch: Images of a training step.
+        device: Where to run.
+        layout: "channels_last" or "contiguous".
+        repeats: Counted rounds.
+        compile: Time inference under `torch.compile` too, where the peer allows it.
+        memory: Measure peak memory, each peer in a process of its own.
+
+    Returns:
+        A row a peer; ratios are to the model with 3x3 convolutions in the same rounds.
+    """
+    common = (model, imgsz, device, layout)
+    compiled = {}
+    inference = interleave({name: _inference(name, *common) for name in PEERS}, repeats)
+    training = interleave({name: _training(name, batch, *common) for name in PEERS}, repeats)
+    if compile:
+        both = {name: _inference(name, *common, compile=True) for name in ("conv 3x3", "akconv")}
+        compiled = interleave(both, repeats)
+    first = peak_memory(_training, PEERS[0], batch, *common) if memory else None
+    rows = []
+    for name in PEERS:
+        peak = first if name == PEERS[0] or not memory else peak_memory(_training, name, batch, *common)
+        row = {
+            "model": name,
+            "inference ms": inference[name].median,
+            "spread": f"{inference[name].low:.1f}-{inference[name].high:.1f}",
+            "x conv": inference[name].ratio,
+            "training ms": training[name].median,
+            "x conv, training": training[name].ratio,
+            "peak MB": peak,
+            "x conv, peak": peak / first if memory else None,
+        }
+        if compile:
+            row["compiled ms"] = compiled[name].median if name in compiled else None
+            row["x conv, compiled"] = compiled[name].ratio if name in compiled else None
+        rows.append(row)
+    settings = {"model": model, "imgsz": imgsz, "batch": batch, "device": device, "layout": layout, "rounds": repeats}
+    return Report("AKConv model", settings, machine(torch.device(device)), rows)
+
+
+def _network(name: str, model: str, device: str, layout: str) -> nn.Module:
+    """Return the model of one peer, its offsets with a standard deviation of about 1 px."""
+    torch.manual_seed(0)
+    network = YOLO(model).model
+    if name == "conv 3x3":
+        network = type(network)(plain_model(network.yaml), verbose=False)
+    for layer in [module for module in network.modules() if isinstance(module, AKConv)]:
+        nn.init.normal_(layer.p_conv.weight, std=0.02)
+        nn.init.normal_(layer.p_conv.bias)
+    if name in ("definition", "grid_sample"):
+        _replace(network, {"definition": naive_samples, "grid_sample": grid_samples}[name])
+    return network.to(device, memory_format=LAYOUTS[layout])
+
+
+def _replace(network: nn.Module, resampler: Callable) -> None:
+    """Put a peer in the place of every AKConv; the attributes the host's loop reads go with it."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, AKConv):
+                peer = Peer(child, resampler)
+                peer.i, peer.f, peer.type = (getattr(child, key, None) for key in ("i", "f", "type"))
+                setattr(module, name, peer)
+
+
+def _images(batch: int, imgsz: int, device: str, layout: str) -> Tensor:
+    """Return random images (B, 3, H, W)."""
+    return torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=LAYOUTS[layout])
+
+
+def _inference(
+    name: str, model: str, imgsz: int, device: str, layout: str, compile: bool = False
+) -> Callable[[], None]:
+    """Return a forward pass of one image through the fused model."""
+    network = _network(name, model, device, layout).eval().fuse(verbose=False)
+    x = _images(1, imgsz, device, layout)
+    forward = torch.compile(network) if compile else network
+
+    def run() -> None:
+        with torch.no_grad():
+            forward(x)
+
+    return run
+
+
+def _training(name: str, batch: int, model: str, imgsz: int, device: str, layout: str) -> Callable[[], None]:
+    """Return a forward and backward pass; the loss is the mean square of the raw outputs."""
+    network = _network(name, model, device, layout).train()
+    x = _images(batch, imgsz, device, layout)
+
+    def run() -> None:
+        network.zero_grad(set_to_none=True)
+        outputs = network(x)
+        outputs = outputs.values() if isinstance(outputs, dict) else outputs
+        sum(out.float().square().mean() for out in outputs if isinstance(out, Tensor)).backward()
+
+    return run

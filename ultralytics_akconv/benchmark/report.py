@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A table of measurements with what they were made on; as text, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+import ultralytics
+
+import ultralytics_akconv
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return the hardware and the versions a measurement depends on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": gpu or _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "ultralytics": ultralytics.__version__,
+        "ultralytics_akconv": ultralytics_akconv.__version__,
+    }
+
+
+def _processor() -> str:
+    """Return the name of the CPU, with its vector instructions as PyTorch uses them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a benchmark returns: the settings, the machine, and one mapping a row, all with the same keys."""
+
+    title: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    def table(self) -> str:
+        """Return the rows as an aligned Markdown table under a line on settings and machine."""
+        header = list(self.rows[0])
+        cells = [header, *([_cell(row[key]) for key in header] for row in self.rows)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+        rule = ["-" * width for width in widths]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths)) + " |" for line in (header, rule, *cells[1:])
+        ]
+        about = ", ".join(f"{key} {value}" for key, value in {**self.settings, **self.machine}.items())
+        return "\n".join([f"{self.title}: {about}", "", *lines])
+
+    def to_json(self, path: str | Path) -> None:
+        """Write everything as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the rows as CSV."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def _cell(value: object) -> str:
+    """Return a value as a person reads it; None is what was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

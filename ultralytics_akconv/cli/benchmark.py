@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`akconv benchmark op` and `akconv benchmark model`."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from ultralytics_akconv.benchmark import YOLOV8N_LAYERS, LayerSize, Report, benchmark_layers, benchmark_models
+from ultralytics_akconv.benchmark.layers import LAYOUTS
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def add_benchmark(subparsers: argparse._SubParsersAction) -> None:
+    """Add `akconv benchmark` and its own commands."""
+    parser = subparsers.add_parser("benchmark", help="measure what AKConv costs on this machine")
+    benchmarks = parser.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
+    for add in (add_op, add_model):
+        add(benchmarks)
+
+
+def add_op(subparsers: argparse._SubParsersAction) -> None:
+    """Add `akconv benchmark op`."""
+    parser = subparsers.add_parser("op", help="one layer against a 3x3 Conv and against other formulations")
+    parser.add_argument("--size", type=_size, nargs="+", default=YOLOV8N_LAYERS, metavar="IN,OUT,SIDE",
+                        help="channels and input side of a stride-2 layer (default: the six of YOLOv8n)")  # fmt: skip
+    parser.add_argument("--num-param", type=int, nargs="+", default=[5], metavar="N")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory too (a process a peer)")
+    _add_common(parser, repeats=30)
+    parser.set_defaults(run=_run_op)
+
+
+def add_model(subparsers: argparse._SubParsersAction) -> None:
+    """Add `akconv benchmark model`."""
+    parser = subparsers.add_parser("model", help="a whole model against the same model with 3x3 Conv")
+    parser.add_argument("model", nargs="?", default="yolov8n-akconv.yaml", help="default yolov8n-akconv.yaml")
+    parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels (default 640)")
+    parser.add_argument("--batch", type=int, default=4, help="images of a training step (default 4)")
+    parser.add_argument("--compile", action="store_true", help="time inference under torch.compile too")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process a peer)")
+    _add_common(parser, repeats=15)
+    parser.set_defaults(run=_run_model)
+
+
+def _add_common(parser: argparse.ArgumentParser, repeats: int) -> None:
+    """Add the options that both commands have."""
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
+    parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"counted rounds (default {repeats})")
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--csv", metavar="FILE", help="write the rows as CSV")
+
+
+def _size(text: str) -> LayerSize:
+    """Read 16,32,320."""
+    return LayerSize(*(int(number) for number in text.split(",")))
+
+
+def _run_op(options: argparse.Namespace) -> None:
+    """Measure layers and print the table."""
+    _set_threads(options)
+    report = benchmark_layers(
+        options.size,
+        options.num_param,
+        options.batch,
+        options.device,
+        _DTYPES[options.dtype],
+        options.layout,
+        options.repeats,
+        options.memory,
+    )
+    _write(report, options)
+
+
+def _run_model(options: argparse.Namespace) -> None:
+    """Measure models and print the table."""
+    _set_threads(options)
+    report = benchmark_models(
+        options.model,
+        options.imgsz,
+        options.batch,
+        options.device,
+        options.layout,
+        options.repeats,
+        options.compile,
+        not options.no_memory,
+    )
+    _write(report, options)
+
+
+def _set_threads(options: argparse.Namespace) -> None:
+    """Use as many CPU threads as asked for; the host sets its own number when it is imported, so this comes after."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+
+def _write(report: Report, options: argparse.Namespace) -> None:
+    """Print the table and write the files asked for."""
+    print(report.table())
+    if options.json:
+        report.to_json(options.json)
+        print(f"wrote {options.json}")
+    if options.csv:
+        report.to_csv(options.csv)
+        print(f"wrote {options.csv}")

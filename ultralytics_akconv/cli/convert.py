@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`akconv convert`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ultralytics_akconv import SHAPES, from_published, transfer, write_checkpoint
+from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, shape, where
+from ultralytics_akconv.functional import BORDERS
+from ultralytics_akconv.shapes import ORIGINS
+from ultralytics_akconv.transfer import check_output
+
+
+def add_convert(subparsers: argparse._SubParsersAction) -> None:
+    """Add `akconv convert`."""
+    parser = subparsers.add_parser("convert", help="turn a trained model into an AKConv model that keeps what it knows")
+    parser.add_argument("source", nargs="?", help="a checkpoint of a model with ordinary convolutions")
+    parser.add_argument("--model", help="the AKConv model YAML to fill, instead of the options up to --budget")
+    parser.add_argument("--num-param", type=numbers, metavar="N", help="5 (default), or one a layer: 5,7,9")
+    parser.add_argument("--where", type=where, metavar="LAYERS", help=f"{WHERE_HELP} (default downsample)")
+    parser.add_argument("--shape", type=shape, help=f"{', '.join(SHAPES)}, or [[row, col], ...]")
+    parser.add_argument("--border", choices=BORDERS, help="default zeros, as in an ordinary convolution")
+    parser.add_argument("--origin", choices=ORIGINS, help="default center")
+    parser.add_argument("--budget", help="choose N by layer: params=0.95 or gflops=0.95 of the source's, or error=0.1")
+    parser.add_argument("--data", help="fit the weights on images: a dataset YAML, or a folder")
+    parser.add_argument("--images", type=int, default=64, help="how many images to fit on at most (default 64)")
+    parser.add_argument("--imgsz", type=int, help="their side in pixels (default: the size the source was trained at)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the layers' errors and taps")
+    parser.add_argument("--from-published", metavar="FILE", help="a state dict of the published code, for --model")
+    parser.add_argument("--nc", type=int, help="classes of the published state dict, if not the model YAML's")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", required=True, help="the checkpoint to write")
+    parser.set_defaults(run=_run_convert)
+
+
+def _run_convert(options: argparse.Namespace) -> None:
+    """Write the converted checkpoint and print what each layer kept."""
+    check_output(options.output)  # before the work
+    graft_options = {
+        name: value
+        for name in ("num_param", "where", "shape", "border", "origin", "budget")
+        if (value := getattr(options, name)) is not None
+    }
+    if options.from_published:
+        if not options.model or options.source or graft_options or options.data:
+            raise ValueError("--from-published takes --model, --nc and --output alone, no source and nothing to fit")
+        write_checkpoint(from_published(options.from_published, options.model, options.nc), options.output)
+    else:
+        if not options.source or options.nc is not None:
+            raise ValueError("give a source checkpoint; --nc belongs to --from-published")
+        fit = {"data": options.data, "images": options.images, "imgsz": options.imgsz}
+        result = transfer(options.source, options.model, **graft_options, **fit)
+        print(result.table())
+        result.save(options.output)
+        if options.plot:
+            print(f"wrote {result.plot(options.plot)}")
+    print(f"wrote {options.output}")
