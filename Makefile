@@ -11,7 +11,7 @@ export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 RUN := $(CURDIR)/runs/akconv-mini
 
-.PHONY: help setup train test lint bench clean
+.PHONY: help setup train test lint bench configs clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -42,6 +42,13 @@ test: setup ## run all tests, the slow ones too
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: setup ## measure AKConv against Conv and against other formulations on this machine
+	$(BIN)/akconv benchmark op
+	$(BIN)/akconv benchmark model
+
+configs: setup ## write cfg/models again from the installed Ultralytics
+	$(BIN)/python scripts/make_configs.py
 
 clean: ## remove what the commands above made
 	rm -rf $(VENV) build dist runs datasets *.egg-info

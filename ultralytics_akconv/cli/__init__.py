@@ -11,6 +11,7 @@ from ultralytics_akconv import __version__
 from ultralytics_akconv.cli.benchmark import add_benchmark
 from ultralytics_akconv.cli.convert import add_convert
 from ultralytics_akconv.cli.models import add_graft, add_info, add_models
+from ultralytics_akconv.cli.plot import add_plot
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("akconv", description="AKConv (LDConv) in Ultralytics YOLO models")
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (add_graft, add_models, add_info, add_convert, add_benchmark):
+    for add in (add_graft, add_models, add_info, add_convert, add_plot, add_benchmark):
         add(subparsers)
     options = parser.parse_args(arguments)
     try:
