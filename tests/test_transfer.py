@@ -440,6 +440,26 @@ def test_load_keeps_the_hosts_change_of_the_number_of_classes(source):
     assert target.model[-1].nc == 7 and not target.model[1].p_conv.weight.any()
 
 
+@pytest.mark.skipif(not hasattr(tasks.BaseModel, "_remap_cls_by_names"), reason="releases before 8.4.100 do not remap")
+def test_load_keeps_the_hosts_remapping_of_classes_by_name(source):
+    target = tasks.DetectionModel(yolov8_dict(5, 2), nc=3, verbose=False)
+    target.names = {0: "kind 2", 1: "kind 0", 2: "kind 1"}
+    target.load(source, verbose=False)
+    rows = "model.22.cv3.0.2.weight"
+    assert torch.equal(target.state_dict()[rows], source.state_dict()[rows][[2, 0, 1]])
+    assert not target.model[1].p_conv.weight.any()
+
+
+def test_a_half_precision_source_loads_as_its_float32_copy_does(source):
+    half = copy.deepcopy(source).half()
+    states = []
+    for weights in (half, copy.deepcopy(half).float()):
+        target = tasks.DetectionModel(yolov8_dict(5, 2), nc=3, verbose=False)
+        target.load(weights, verbose=False)
+        states.append(target.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
 def test_unregister_gives_load_back_to_the_host():
     ours = tasks.BaseModel.load
     ultralytics_akconv.unregister()

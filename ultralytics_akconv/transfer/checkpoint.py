@@ -26,7 +26,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def read_source(source: str | Path | nn.Module) -> nn.Module:
-    """Return a source model in float32 and eval mode, itself or as the host reads it from its checkpoint.
+    """Return a copy of a source model, or the model of its checkpoint, in float32, in eval mode and on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -40,7 +40,7 @@ def read_source(source: str | Path | nn.Module) -> nn.Module:
         )
     if not isinstance(source, tasks.BaseModel) or not isinstance(getattr(source, "yaml", None), dict):
         raise ValueError(f"source must be a model that the host built from a YAML, got a {type(source).__name__}")
-    return deepcopy(source).float().eval()
+    return deepcopy(source).cpu().float().eval()
 
 
 def _read_file(file: str | Path) -> nn.Module:

@@ -139,7 +139,7 @@ def _given(model: str | Path | nn.Module, source: nn.Module) -> nn.Module:
         raise TypeError(f"model must be a YAML file, a YOLO or a module, got {model!r} ({type(model).__name__})")
     if type(model) is not type(source):
         raise ValueError(f"the model is a {type(model).__name__}, the source a {type(source).__name__}")
-    return deepcopy(model).float()
+    return deepcopy(model).cpu().float()
 
 
 def _built(cfg: dict[str, Any], source: nn.Module) -> nn.Module:

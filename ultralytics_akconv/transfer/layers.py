@@ -114,12 +114,12 @@ def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tenso
         taps: Places of the taps (N, 2) in input pixels, in the order of the AKConv's points.
         weight: Weights of the taps (C2, C1, N).
     """
-    like = pair.conv.conv.weight
+    device = pair.conv.conv.weight.device
     shift = (taps - torch.tensor(pair.akconv.points, dtype=taps.dtype)).T.flatten()  # (2N): rows, then columns
     state = {
-        "p_conv.weight": torch.zeros_like(pair.akconv.p_conv.weight, dtype=like.dtype, device=like.device),
-        "p_conv.bias": shift.to(like),
-        "conv.conv.weight": weight[..., None].to(like),  # (C2, C1, N, 1)
+        "p_conv.weight": torch.zeros(pair.akconv.p_conv.weight.shape, device=device),
+        "p_conv.bias": shift.to(device, torch.float32),  # a float16 source must not round what is computed anew
+        "conv.conv.weight": weight[..., None].to(device, torch.float32),  # (C2, C1, N, 1)
     }
     state.update({f"conv.bn.{key}": value for key, value in pair.conv.bn.state_dict().items()})
     return state
