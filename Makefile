@@ -11,7 +11,7 @@ export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 RUN := $(CURDIR)/runs/akconv-mini
 
-.PHONY: help setup train test lint bench configs clean
+.PHONY: help setup train test lint bench matrix configs clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -46,6 +46,10 @@ lint: setup ## check style and formatting
 bench: setup ## measure AKConv against Conv and against other formulations on this machine
 	$(BIN)/akconv benchmark op
 	$(BIN)/akconv benchmark model
+
+matrix: setup ## run the tests on older Ultralytics releases and write the table of the README
+	$(BIN)/python -m pip install --quiet --editable ".[dev,matrix]"
+	$(BIN)/python scripts/matrix.py --readme
 
 configs: setup ## write cfg/models again from the installed Ultralytics
 	$(BIN)/python scripts/make_configs.py

@@ -43,7 +43,10 @@ setup(
     license="AGPL-3.0-or-later",
     python_requires=">=3.9",
     install_requires=["ultralytics>=8.3.9", "torch", "einops", "pyyaml"],
-    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "onnx", "onnxslim", "onnxruntime"]},
+    extras_require={
+        "dev": ["pytest", "pytest-xdist", "ruff", "onnx", "onnxslim", "onnxruntime"],
+        "matrix": ["pandas", "py-cpuinfo", "scipy", "seaborn", "tqdm"],  # what older releases of the host import
+    },
     packages=[*find_packages(include=["ultralytics_akconv*"]), "ultralytics_akconv.cfg"],
     package_dir={"ultralytics_akconv": "ultralytics_akconv", "ultralytics_akconv.cfg": "cfg"},
     package_data={"ultralytics_akconv": ["py.typed"], "ultralytics_akconv.cfg": ["**/*"]},
