@@ -133,5 +133,8 @@ def akconv2d(
         >>> akconv2d(x, torch.zeros(1, 10, 16, 16), weight, sampling_points(5), stride=2).shape
         torch.Size([1, 16, 16, 16])
     """
+    n = len(points)
+    if weight.ndim != 4 or tuple(weight.shape[2:]) != (n, 1):
+        raise ValueError(f"weight must be (C2, C1, {n}, 1) for {n} points, got {tuple(weight.shape)}")
     samples = resample(x, offset, points, stride, border)  # (B, C1, h*N, w)
-    return torch.nn.functional.conv2d(samples, weight, bias, stride=(len(points), 1))
+    return torch.nn.functional.conv2d(samples, weight, bias, stride=(n, 1))
