@@ -80,7 +80,9 @@ def transfer(
     if any(True for _ in akconvs(source)):
         raise ValueError("the source model holds AKConv already: nothing is left to transfer")
     if model is not None:
-        chosen = [name for name, value in {"num_param": num_param, "budget": budget, **options}.items() if value]
+        chosen = [
+            name for name, value in {"num_param": num_param, "budget": budget, **options}.items() if value is not None
+        ]
         if chosen:
             raise ValueError(f"the model is given: {', '.join(chosen)} would choose another")
         target = _given(model, source)
@@ -90,7 +92,7 @@ def transfer(
         options = {**_OPTIONS, **options}
         if budget is not None:
             limit = Budget.parse(budget)
-            trial = _grafted(source, num_param=1, **options)
+            trial = _grafted(source, num_param=1, **{**options, "shape": "default"})  # some shapes have one N alone
             numbers = choose(limit, find_all_pairs(trial, source), source)
             options["where"], num_param = list(numbers), list(numbers.values())
         target = _grafted(source, num_param=5 if num_param is None else num_param, **options)
@@ -172,7 +174,9 @@ def _filled(model: nn.Module, source: nn.Module, data: str | Path | None, images
         args = args if isinstance(args, dict) else vars(args)
         channels = source.yaml.get("channels", source.yaml.get("ch", 3))
         task = getattr(source, "task", "detect")
-        batches = CalibrationImages(data, images, imgsz or args.get("imgsz") or 640, task, channels)
+        size = imgsz or args.get("imgsz") or 640
+        side = max(size) if isinstance(size, (list, tuple)) else size  # the host also trains at [height, width]
+        batches = CalibrationImages(data, images, side, task, channels)
         LOGGER.info(f"AKConv: fitting {len(pairs)} layers on {len(batches)} images")
         errors = fit(model, source, pairs, priors, batches)
         reports = [replace(report, prior=prior, fitted=fitted) for report, (prior, fitted) in zip(reports, errors)]
