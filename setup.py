@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.9",
     install_requires=["ultralytics>=8.3.9", "torch", "einops", "pyyaml"],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "onnx", "onnxslim", "onnxruntime"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "onnx", "onnxslim", "onnxruntime", "cloudpickle"],
         "matrix": ["pandas", "py-cpuinfo", "scipy", "seaborn", "tqdm"],  # what older releases of the host import
     },
     packages=[*find_packages(include=["ultralytics_akconv*"]), "ultralytics_akconv.cfg"],
