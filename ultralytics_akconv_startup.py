@@ -12,6 +12,7 @@ import sys
 
 TASKS = "ultralytics.nn.tasks"
 DATA = "ultralytics.data.utils"
+EXPORTER = "ultralytics.engine.exporter"
 # The names a YAML row may use; kept here for the message when the plug-in itself cannot be imported.
 YAML_NAMES = (
     "AKConv",
@@ -56,11 +57,11 @@ class _Loader:
 
 
 class _Finder:
-    """Finds the two host modules the plug-in patches; it stays in `sys.meta_path` and passes everything else on."""
+    """Finds the host modules the plug-in patches; it stays in `sys.meta_path` and passes everything else on."""
 
     def find_spec(self, name, path=None, target=None):
         """Return the host's own spec with our loader around its loader, None for every other module."""
-        if name not in (TASKS, DATA):
+        if name not in (TASKS, DATA, EXPORTER):
             return None
         for finder in sys.meta_path:
             find_spec = getattr(finder, "find_spec", None)  # Python's own search skips finders without one, too
@@ -83,7 +84,7 @@ def _executed(module):
     package = sys.modules.get("ultralytics_akconv")
     if package is not None and not hasattr(package, "register"):
         return  # the package is being imported right now and registers itself at its end
-    if module.__name__ == DATA and not hasattr(sys.modules.get(TASKS), "AKConv"):
+    if module.__name__ != TASKS and not hasattr(sys.modules.get(TASKS), "AKConv"):
         return  # ultralytics.nn.tasks is still to be executed, and comes by here then; or somebody has unregistered us
     try:
         from ultralytics_akconv import register

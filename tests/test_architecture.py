@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "modules": {"functional", "shapes"},
     "graft": {"configs", "modules", "shapes"},
     "transfer": {"configs", "functional", "graft", "modules", "shapes"},
-    "plugin": {"configs", "graft", "modules", "transfer", "ultralytics_akconv_startup"},
+    "exports": {"functional"},
+    "plugin": {"configs", "exports", "graft", "modules", "transfer", "ultralytics_akconv_startup"},
     "__init__": {
         "host",
         "functional",

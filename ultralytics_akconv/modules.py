@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import block
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv.functional import BORDERS, is_traced, recomputed_in_backward, resample
+from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, recomputed_in_backward, resample, traced_form
 from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
 
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
@@ -142,12 +142,20 @@ class AKConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: (B, C1, H, W) -> (B, C2, h, w)."""
         offset = self.offsets(x)
+        if traced_form() is not None:
+            return self._traced(x, offset)
         samples = resample(x, offset, self.points, self.stride, self.border)  # (B, C1, h*N, w)
         if not samples.requires_grad or is_traced():
             return self.conv(samples)
         x, offset = x.detach(), offset.detach()
         with recomputed_in_backward(samples, lambda: resample(x, offset, self.points, self.stride, self.border)):
             return self.conv(samples)
+
+    def _traced(self, x: Tensor, offset: Tensor) -> Tensor:
+        """Apply the column convolution's own parameters, for the forms in which sampling and convolution are one."""
+        conv = self.conv.conv
+        out = akconv2d(x, offset, conv.weight, self.points, conv.bias, self.stride, self.border)
+        return self.conv.act(self.conv.bn(out) if hasattr(self.conv, "bn") else out)  # fused by the host: no bn
 
     def extra_repr(self) -> str:
         """Return the options that tell one AKConv from another."""

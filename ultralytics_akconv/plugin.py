@@ -20,12 +20,15 @@ from typing import Any
 import torch
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils import callbacks
 
 from ultralytics_akconv import configs
+from ultralytics_akconv.callbacks import with_callbacks
+from ultralytics_akconv.exports import choosing_call
 from ultralytics_akconv.graft import model_yaml, near_grafted
 from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock, OffsetConv2d
 from ultralytics_akconv.transfer import converting_load
-from ultralytics_akconv_startup import DATA, YAML_NAMES
+from ultralytics_akconv_startup import DATA, EXPORTER, YAML_NAMES
 
 _MISSING = object()
 _patched: list[tuple[Any, str, Any]] = []  # (owner, name, what stood there before), in the order of patching
@@ -272,6 +275,7 @@ def register() -> None:
     if not _is_patched(tasks):
         try:
             _patch_tasks(tasks)
+            _patch(callbacks, "get_default_callbacks", with_callbacks(callbacks.get_default_callbacks))
         except Exception:
             unregister()  # all or nothing: half a registration would build wrong layers
             raise
@@ -280,6 +284,9 @@ def register() -> None:
     if data is not None and hasattr(data, "check_det_dataset") and not _is_patched(data):
         check_file = _with_fallback(data.check_file, configs.DATASETS, _find_dataset, _near_datasets)
         _patch(data, "check_file", check_file)
+    exporter = getattr(sys.modules.get(EXPORTER), "Exporter", None)
+    if exporter is not None and not _is_patched(exporter):
+        _patch(exporter, "__call__", choosing_call(exporter.__call__))
 
 
 def unregister() -> None:

@@ -18,12 +18,22 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ultralytics_akconv.functional.bags import BagSamples
+from ultralytics_akconv.functional.export import export_form, traced_form
 from ultralytics_akconv.functional.gather import gather_samples
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, base_positions, cached_base_positions, position_dtype
 from ultralytics_akconv.shapes import Points
 
-__all__ = ("BORDERS", "akconv2d", "is_traced", "recomputed_in_backward", "resample", "sampling_positions")
+__all__ = (
+    "BORDERS",
+    "akconv2d",
+    "export_form",
+    "is_traced",
+    "recomputed_in_backward",
+    "resample",
+    "sampling_positions",
+    "traced_form",
+)
 
 
 def _check_offset(offset: Tensor, points: Points) -> None:
@@ -136,5 +146,8 @@ def akconv2d(
     n = len(points)
     if weight.ndim != 4 or tuple(weight.shape[2:]) != (n, 1):
         raise ValueError(f"weight must be (C2, C1, {n}, 1) for {n} points, got {tuple(weight.shape)}")
+    form = traced_form()
+    if form is not None:
+        return form(x, offset, weight, bias, points, stride, border)
     samples = resample(x, offset, points, stride, border)  # (B, C1, h*N, w)
     return torch.nn.functional.conv2d(samples, weight, bias, stride=(n, 1))

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The whole operator in the forms that runtimes are fast in, and the choice between them while a model is traced.
+
+No form serves every runtime: `docs/export.md` holds what was measured. Which one a trace gets is set from outside, for
+the time of an export and in its context alone; a trace without it gets the plain expression of `gather`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from ultralytics_akconv.functional.deform import deform_akconv2d
+from ultralytics_akconv.functional.grid import grid_akconv2d
+
+# Name -> (x, offset, weight, bias, points, stride, border) -> output, as `akconv2d`. "gather" is `akconv2d` itself.
+FORMS: dict[str, Callable[..., Tensor]] = {"grid": grid_akconv2d, "deform": deform_akconv2d}
+
+_choice: ContextVar[Callable[[], str] | None] = ContextVar("akconv_export_form", default=None)
+
+
+@contextmanager
+def export_form(choose: Callable[[], str]) -> Iterator[None]:
+    """Let traces within the context use the form that `choose` names when they come to a layer.
+
+    Args:
+        choose: Returns "gather" or a name of `FORMS`; asked at every layer, since an exporter settles its arguments
+            after it has started.
+    """
+    token = _choice.set(choose)
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+def traced_form() -> Callable[..., Tensor] | None:
+    """Return the form that the layer being traced is to use, None for the plain expression or where nothing traces.
+
+    Raises:
+        ValueError: If the form asked for does not exist.
+    """
+    choose = _choice.get() if torch.jit.is_tracing() else None  # compilers never come to the context variable
+    if choose is None:
+        return None
+    name = choose()
+    if name != "gather" and name not in FORMS:
+        raise ValueError(f"the form of an export must be one of gather, {', '.join(FORMS)}, got {name!r}")
+    return FORMS.get(name)

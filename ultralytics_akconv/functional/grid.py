@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""AKConv over `grid_sample`, for runtimes that know few operators: no integers, no comparisons, at most four axes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ultralytics_akconv.functional.taps import position_dtype
+from ultralytics_akconv.shapes import Points
+
+
+def grid_akconv2d(
+    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
+) -> Tensor:
+    """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments."""
+    b, c, height, width = x.shape
+    n, (h, w) = len(points), offset.shape[2:]
+    dtype = position_dtype(offset.dtype)
+    row, col = torch.tensor(points, dtype=dtype, device=x.device).T  # (N) each
+    row = row[:, None] + torch.arange(h, dtype=dtype, device=x.device) * stride  # (N, h)
+    col = col[:, None] + torch.arange(w, dtype=dtype, device=x.device) * stride  # (N, w)
+    row = offset[:, :n].to(dtype).reshape(b, n * h, w) + row.reshape(1, n * h, 1)  # (B, N*h, w)
+    col = offset[:, n:].to(dtype).reshape(b, n * h, w) + col[:, None].expand(n, h, w).reshape(1, n * h, w)
+    # align_corners=False: nothing is divided by H - 1, so that a map of size 1 is like any other.
+    grid = torch.stack(((col * 2 + 1) / width - 1, (row * 2 + 1) / height - 1), dim=-1)  # (B, N*h, w, 2)
+    padding = "zeros" if border == "zeros" else "border"
+    samples = torch.nn.functional.grid_sample(x, grid.to(x.dtype), padding_mode=padding, align_corners=False)
+    if border == "paper":
+        factor = _border_factor(row, height) * _border_factor(col, width)  # (B, N*h, w)
+        samples = samples * factor.to(x.dtype)[:, None]
+    samples = samples.reshape(b, c * n, h, w)
+    return torch.nn.functional.conv2d(samples, weight.reshape(weight.shape[0], -1, 1, 1), bias)
+
+
+def _border_factor(position: Tensor, size: int) -> Tensor:
+    """Return how often the published code counts an axis: 2 where both pixels clamp to one, else 1."""
+    low = position.floor()
+    return 2 + low.clamp(0, size - 1) - (low + 1).clamp(0, size - 1)
