@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "graft": {"configs", "modules", "shapes"},
     "transfer": {"configs", "functional", "graft", "modules", "shapes"},
     "exports": {"functional"},
-    "plugin": {"configs", "exports", "graft", "modules", "transfer", "ultralytics_akconv_startup"},
+    "plugin": {"callbacks", "configs", "exports", "graft", "modules", "transfer", "ultralytics_akconv_startup"},
     "__init__": {
         "host",
         "functional",

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from ultralytics_akconv.cli.arguments import shape
-from ultralytics_akconv.plots import GALLERY, plot_shapes
+from ultralytics_akconv.plots import GALLERY, plot_field, plot_histogram, plot_offsets, plot_shapes, plot_training
 from ultralytics_akconv.shapes import ORIGINS, SHAPES
 
 
@@ -15,22 +15,96 @@ def add_plot(subparsers: argparse._SubParsersAction) -> None:
     """Add `akconv plot` and its own commands."""
     parser = subparsers.add_parser("plot", help="draw pictures")
     pictures = parser.add_subparsers(title="pictures", required=True, metavar="WHAT")
-    shapes = pictures.add_parser("shapes", help="initial sampling shapes")
-    shapes.add_argument(
+    for add in (_add_shapes, _add_offsets, _add_training):
+        add(pictures)
+
+
+def _add_shapes(pictures: argparse._SubParsersAction) -> None:
+    """Add `akconv plot shapes`."""
+    parser = pictures.add_parser("shapes", help="initial sampling shapes")
+    parser.add_argument(
         "shape", nargs="?", type=shape, help=f"{', '.join(SHAPES)}, or [[row, col], ...] (default: all)"
     )
-    shapes.add_argument("--num-param", type=int, default=5, metavar="N", help="points of a named shape (default 5)")
-    shapes.add_argument("--origin", choices=ORIGINS, default="corner")
-    shapes.add_argument("-o", "--output", type=Path, default=Path("shapes.png"), help="PNG, SVG or PDF by its ending")
-    shapes.set_defaults(run=_run_shapes)
+    parser.add_argument("--num-param", type=int, default=5, metavar="N", help="points of a named shape (default 5)")
+    parser.add_argument("--origin", choices=ORIGINS, default="corner")
+    _add_common(parser, "shapes.png", _run_shapes)
+
+
+def _add_offsets(pictures: argparse._SubParsersAction) -> None:
+    """Add `akconv plot offsets`."""
+    parser = pictures.add_parser("offsets", help="where a model's AKConv layers read an image")
+    parser.add_argument("model", help="a checkpoint, or a model YAML for an untrained one")
+    parser.add_argument("image", type=Path)
+    parser.add_argument(
+        "--layer", type=_names, metavar="LAYERS", help="YAML rows or module names: 3 or 3,model.5 (default: all)"
+    )
+    parser.add_argument(
+        "--at", type=_pixel, action="append", metavar="X,Y",
+        help="draw the output pixels nearest to this image pixel; one is enlarged; may be repeated (default: a grid)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--view", choices=("points", "field", "histogram"), default="points",
+        help="sampling points (default), the field of mean displacements, or histograms of their lengths",
+    )  # fmt: skip
+    parser.add_argument("--imgsz", type=int, help="side of the network's input (default: what it was trained at)")
+    _add_common(parser, "offsets.png", _run_offsets)
+
+
+def _add_training(pictures: argparse._SubParsersAction) -> None:
+    """Add `akconv plot training`."""
+    parser = pictures.add_parser("training", help="how the offsets grew in a training")
+    parser.add_argument("run", type=Path, help="the run's folder, or its results.csv")
+    _add_common(parser, "training.png", _run_training)
+
+
+def _add_common(parser: argparse.ArgumentParser, output: str, run: object) -> None:
+    """Add the options that all pictures have."""
+    parser.add_argument("--dark", action="store_true", help="draw for a dark page")
+    parser.add_argument("-o", "--output", type=Path, default=Path(output), help="PNG, SVG or PDF by its ending")
+    parser.set_defaults(run=run)
+
+
+def _names(text: str) -> list[str]:
+    """Read 3,model.5."""
+    return text.split(",")
+
+
+def _pixel(text: str) -> tuple[float, float]:
+    """Read 320,240."""
+    x, y = text.split(",")
+    return float(x), float(y)
 
 
 def _run_shapes(options: argparse.Namespace) -> None:
     """Draw the shapes and say where."""
     if options.shape is None:
-        figure = plot_shapes(GALLERY, options.origin)
+        figure = plot_shapes(GALLERY, options.origin, dark=options.dark)
     else:
         n = options.num_param if isinstance(options.shape, str) else len(options.shape)
-        figure = plot_shapes([(options.shape, n)], options.origin, columns=1)
-    figure.savefig(options.output, dpi=200)
-    print(f"wrote {options.output}")
+        figure = plot_shapes([(options.shape, n)], options.origin, columns=1, dark=options.dark)
+    _save(figure, options.output)
+
+
+def _run_offsets(options: argparse.Namespace) -> None:
+    """Draw a view of the offsets and say where."""
+    common = {"layers": options.layer, "imgsz": options.imgsz, "dark": options.dark}
+    if options.view == "points":
+        figure = plot_offsets(options.model, options.image, at=options.at, **common)
+    elif options.at:
+        raise ValueError("--at belongs to the view of points")
+    else:
+        figure = {"field": plot_field, "histogram": plot_histogram}[options.view](
+            options.model, options.image, **common
+        )
+    _save(figure, options.output)
+
+
+def _run_training(options: argparse.Namespace) -> None:
+    """Draw a training and say where."""
+    _save(plot_training(options.run, options.dark), options.output)
+
+
+def _save(figure: object, output: Path) -> None:
+    """Write a figure and say where."""
+    figure.savefig(output, dpi=200)
+    print(f"wrote {output}")

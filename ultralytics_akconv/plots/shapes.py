@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Pictures: initial sampling shapes. Every function returns a matplotlib figure, to be saved in any format."""
+"""The picture of initial sampling shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ultralytics_akconv.plots.style import ink, new_figure
 from ultralytics_akconv.shapes import Points, sampling_points
 
 if TYPE_CHECKING:
@@ -14,19 +15,22 @@ if TYPE_CHECKING:
 
 # Panels of the picture of all shapes: (shape, num_param); the families by several N, the paper's shapes by their five.
 GALLERY: tuple[tuple[str, int], ...] = (
-    *(("default", n) for n in (1, 2, 3, 4, 5, 6, 7, 9, 11, 13)),
+    *(("default", n) for n in range(1, 17)),
     *((name, n) for name in ("row", "column", "diagonal", "cross", "ring", "disk") for n in (5, 9)),
     *((f"paper_{letter}", 5) for letter in "abcde"),
 )
 
 
-def plot_shapes(shapes: Sequence[tuple[str | list, int]] = GALLERY, origin: str = "corner", columns: int = 9) -> Figure:
+def plot_shapes(
+    shapes: Sequence[tuple[str | list, int]] = GALLERY, origin: str = "corner", columns: int = 9, dark: bool = False
+) -> Figure:
     """Draw initial sampling shapes as a grid of panels.
 
     Args:
         shapes: Pairs of shape (a name, or a list of `[row, col]` points) and number of points.
         origin: "corner" or "center", as in `AKConv`.
         columns: Panels a line.
+        dark: Draw for a dark page.
 
     Returns:
         A figure of one panel a shape: pixels as squares, the output pixel's anchor with a thick frame, points as dots.
@@ -37,15 +41,13 @@ def plot_shapes(shapes: Sequence[tuple[str | list, int]] = GALLERY, origin: str 
     Example:
         >>> plot_shapes([("cross", 5), ("ring", 8)]).savefig("shapes.svg")
     """
-    from matplotlib.figure import Figure
-
     panels = [(shape if isinstance(shape, str) else "custom", sampling_points(n, shape, origin)) for shape, n in shapes]
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.25 * columns, 1.5 * lines), layout="constrained")
+    figure = new_figure(1.25 * columns, 1.5 * lines, dark)
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for ax, (name, points) in zip(axes, panels):
         _draw_points(ax, points)
-        ax.set_title(f"{name}\nN={len(points)}", fontsize=7)
+        ax.set_title(f"{name}\nN={len(points)}", fontsize=7, color=ink(dark))
     for ax in axes:
         ax.set_axis_off()
     return figure
