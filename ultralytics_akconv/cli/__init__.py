@@ -12,6 +12,7 @@ from ultralytics_akconv.cli.benchmark import add_benchmark
 from ultralytics_akconv.cli.convert import add_convert
 from ultralytics_akconv.cli.models import add_graft, add_info, add_models
 from ultralytics_akconv.cli.plot import add_plot
+from ultralytics_akconv.cli.train import add_evaluate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,12 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("akconv", description="AKConv (LDConv) in Ultralytics YOLO models")
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (add_graft, add_models, add_info, add_convert, add_plot, add_benchmark):
+    for add in (add_graft, add_models, add_info, add_convert, add_plot, add_benchmark, add_evaluate):
         add(subparsers)
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not hasattr(options, "host_arguments"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.host_arguments = rest
     try:
         options.run(options)
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"akconv: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`akconv benchmark op` and `akconv benchmark model`."""
+"""`akconv benchmark op` and `akconv benchmark model`; `akconv benchmark train` is in a file of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ultralytics_akconv.benchmark import YOLOV8N_LAYERS, LayerSize, Report, benchmark_layers, benchmark_models
 from ultralytics_akconv.benchmark.layers import LAYOUTS
+from ultralytics_akconv.cli.train import add_train
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -17,7 +18,7 @@ def add_benchmark(subparsers: argparse._SubParsersAction) -> None:
     """Add `akconv benchmark` and its own commands."""
     parser = subparsers.add_parser("benchmark", help="measure what AKConv costs on this machine")
     benchmarks = parser.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
-    for add in (add_op, add_model):
+    for add in (add_op, add_model, add_train):
         add(benchmarks)
 
 

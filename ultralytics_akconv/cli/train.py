@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`akconv benchmark train` and `akconv evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from ultralytics_akconv.datasets import find_data
+from ultralytics_akconv.evaluate import evaluate
+from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, run_sweep
+
+_EPILOG = "Any argument of Ultralytics follows as key=value or --key value."
+
+
+def add_train(subparsers: argparse._SubParsersAction) -> None:
+    """Add `akconv benchmark train`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train with and without AKConv, several seeds each, and compare",
+        allow_abbrev=False,
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--data", required=True, help="coco, voc, visdrone, a dataset YAML or a dataset's folder")
+    parser.add_argument("--model", nargs="+", default=["yolov8n.yaml"], help="models without AKConv")
+    parser.add_argument("--num-param", type=int, nargs="*", default=[3, 5, 9], metavar="N")
+    parser.add_argument("--shape", nargs="+", default=["default"], metavar="SHAPE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--no-baseline", action="store_true", help="leave out the models without AKConv")
+    parser.add_argument("--split", default="val", help="split on which the best epoch is evaluated (default val)")
+    parser.add_argument("--engine", choices=ENGINES, default="serial")
+    parser.add_argument("--dry-run", action="store_true", help="print the cells and their settings, run nothing")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="results; resumed if there")
+    parser.set_defaults(run=_run_train, host_arguments=[])
+
+
+def add_evaluate(subparsers: argparse._SubParsersAction) -> None:
+    """Add `akconv evaluate`."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="AP by COCO rules and the host's metrics of a trained model",
+        allow_abbrev=False,
+        epilog=_EPILOG,
+    )
+    parser.add_argument("model", help="a checkpoint")
+    parser.add_argument("--data", required=True, help="coco, voc, visdrone, a dataset YAML or a dataset's folder")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels (default 640)")
+    parser.add_argument("--annotations", metavar="JSON", help="the original instances JSON, if not beside the dataset")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.set_defaults(run=_run_evaluate, host_arguments=[])
+
+
+def _run_train(options: argparse.Namespace) -> None:
+    """Run the sweep and print its table."""
+    arguments = {**PRESETS.get(options.data, {}), **host_arguments(options.host_arguments)}
+    data = options.data if options.dry_run else str(find_data(options.data))
+    plan = Plan(
+        data,
+        options.model,
+        options.num_param,
+        options.shape,
+        options.seeds,
+        not options.no_baseline,
+        options.split,
+        arguments,
+    )
+    if options.dry_run:
+        print("\n".join(cell.name for cell in plan.cells()))
+        print(f"each: train data={data} {' '.join(f'{key}={value}' for key, value in arguments.items())}")
+        return
+    failed = [name for name, status in run_sweep(plan, options.output, options.engine).items() if status != "done"]
+    print((options.output / "table.md").read_text("utf-8"))
+    if failed:
+        raise ValueError(f"not all cells could be done, run again to try once more: {', '.join(failed)}")
+
+
+def _run_evaluate(options: argparse.Namespace) -> None:
+    """Evaluate and print the figures."""
+    arguments = host_arguments(options.host_arguments)
+    result = evaluate(
+        options.model, find_data(options.data), options.split, options.imgsz, options.annotations, **arguments
+    )
+    print(result.table())
+    if options.json:
+        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n", "utf-8")
+        print(f"wrote {options.json}")

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a sweep consists of: its cells, and the folder that belongs to it and to no other."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ultralytics_akconv.sweep.settings import model_file
+
+PLAN, STATE = "sweep.json", "cell.json"
+_OWN = {"model", "data", "seed", "project", "name", "exist_ok", "resume", "save_dir", "mode"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training. Without `num_param` the model stays as it is: the baseline."""
+
+    model: str
+    num_param: int | None
+    shape: str | None
+    seed: int
+
+    @property
+    def row(self) -> str:
+        """The name of the line of the table that the cell and its other seeds make up."""
+        parts = [Path(self.model).stem, "plain" if self.num_param is None else f"akconv{self.num_param}-{self.shape}"]
+        return "-".join(parts)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.row}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep: every model plain and with each number of points in each shape, by every seed, on one dataset.
+
+    Args:
+        data: Dataset YAML.
+        models: Model YAMLs with ordinary convolutions.
+        num_param: Numbers of sampling points N.
+        shapes: Initial sampling shapes.
+        seeds: Seeds; the table tells the spread over them.
+        baseline: Whether each model is trained as it is, too.
+        split: The split of the dataset that the best epoch of each training is evaluated on.
+        arguments: The host's arguments of `train`, equal in all cells.
+
+    Raises:
+        ValueError: If two cells are the same, there is none, or `arguments` names what the sweep sets itself.
+    """
+
+    data: str
+    models: Sequence[str] = ("yolov8n.yaml",)
+    num_param: Sequence[int] = (3, 5, 9)
+    shapes: Sequence[str] = ("default",)
+    seeds: Sequence[int] = (0, 1, 2)
+    baseline: bool = True
+    split: str = "val"
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = sorted(_OWN & set(self.arguments))
+        if own:
+            raise ValueError(f"a sweep sets these itself: {', '.join(own)}")
+        names = [cell.name for cell in self.cells()]
+        if not names:
+            raise ValueError("the sweep has no cell: give models, seeds, and num_param or the baseline")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the sweep has a cell twice: {', '.join(twice)}")
+        for cell in self.cells():
+            model_file(cell.model, cell.num_param, cell.shape)  # a wrong shape or number is told before the work
+
+    def cells(self) -> list[Cell]:
+        """Return all cells; those of one seed follow one another, so that an unfinished sweep compares, too."""
+        variants: list[tuple[int | None, str | None]] = [(None, None)] if self.baseline else []
+        variants += itertools.product(self.num_param, self.shapes)
+        return [
+            Cell(model, num_param, shape, seed)
+            for seed in self.seeds
+            for model in self.models
+            for num_param, shape in variants
+        ]
+
+    def claim(self, folder: Path) -> None:
+        """Make `folder` the one of this sweep.
+
+        Raises:
+            ValueError: If the folder holds another sweep, or anything else; nothing in it is touched.
+        """
+        file, own = folder / PLAN, json.loads(json.dumps(asdict(self)))
+        if file.is_file():
+            other = json.loads(file.read_text("utf-8"))
+            changed = [f"{k} was {other.get(k)!r}, now {own.get(k)!r}" for k in own if other.get(k) != own.get(k)]
+            if changed:
+                raise ValueError(f"{folder} holds another sweep: {'; '.join(changed)}. Give another folder")
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} is not empty and holds no sweep: give a new or an empty folder")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, own)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON so that a reader, and a next start after a kill, finds all of it or the old file."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    os.replace(temporary, file)
+
+
+def read_state(folder: Path, cell: Cell) -> dict[str, Any]:
+    """Return what is known of a cell: its status (waiting, running, done, failed), and its result or error."""
+    file = folder / cell.name / STATE
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {"status": "waiting"}

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Runs the cells of a sweep: what is done is not repeated, what is half done resumes, what fails does not stop it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics import RTDETR, YOLO
+from ultralytics.utils import LOGGER
+
+from ultralytics_akconv.evaluate import evaluate
+from ultralytics_akconv.sweep.plan import STATE, Cell, Plan, read_state, write_json
+from ultralytics_akconv.sweep.report import write_report
+from ultralytics_akconv.sweep.settings import model_file
+
+_EVALUATION = ("imgsz", "batch", "device", "workers", "max_det", "conf", "iou", "classes", "single_cls")
+
+
+def run_sweep(plan: Plan, folder: str | Path, engine: str = "serial") -> dict[str, str]:
+    """Run what is missing of a sweep and write its report, after every cell anew.
+
+    Args:
+        plan: The sweep.
+        folder: Folder of the results, new or of the same sweep. A cell's own lies in it: the host's training and its
+            state. A sweep that was killed goes on when it is run again; cells that failed are tried again.
+        engine: "serial": one cell after another in this process; "ray": on all machines of a Ray cluster, to whom
+            `folder` and the dataset must be the same paths (a local cluster if none is found).
+
+    Returns:
+        The status of each cell by name: "done" or "failed".
+
+    Raises:
+        ImportError: If Ray or faster-coco-eval is wanted and not installed.
+        ValueError: If the folder belongs to another sweep, or there is no such engine.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"there is no engine {engine!r}: {', '.join(ENGINES)}")
+    folder = Path(folder).resolve()
+    plan.claim(folder)
+    waiting = [cell for cell in plan.cells() if read_state(folder, cell)["status"] != "done"]
+    LOGGER.info(f"Sweep in {folder}: {len(waiting)} of {len(plan.cells())} cells to do")
+    for cell, status in ENGINES[engine](plan, waiting, folder):
+        LOGGER.info(f"Sweep: {cell.name} {status}")
+        write_report(plan, folder)
+    write_report(plan, folder)
+    return {cell.name: read_state(folder, cell)["status"] for cell in plan.cells()}
+
+
+def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
+    """Train and evaluate one cell, resuming what lies in its folder; return its status. An error becomes its state."""
+    state = folder / cell.name / STATE
+    state.parent.mkdir(exist_ok=True)
+    seconds = read_state(folder, cell).get("seconds", 0.0)
+    write_json(state, {"status": "running", "seconds": seconds})
+    start = time.monotonic()
+    try:
+        _train(plan, cell, state.parent)
+        settings = {key: plan.arguments[key] for key in _EVALUATION if key in plan.arguments}
+        best = state.parent / "train/weights/best.pt"
+        result = asdict(evaluate(best, plan.data, plan.split, **settings))
+    except Exception as error:  # whatever stops one cell, the rest goes on; the report tells it
+        text = f"{type(error).__name__}: {error}"
+        spent = {"seconds": seconds + time.monotonic() - start}
+        write_json(state, {"status": "failed", **spent, "error": text, "traceback": traceback.format_exc()})
+        LOGGER.error(f"{cell.name}: {text}")
+        return "failed"
+    write_json(state, {"status": "done", "seconds": seconds + time.monotonic() - start, "result": result})
+    return "done"
+
+
+def _train(plan: Plan, cell: Cell, folder: Path) -> None:
+    """Train a cell in `folder`/train, from where a former training there stopped."""
+    last = folder / "train/weights/last.pt"
+    epoch = _last_epoch(last)
+    if epoch is None:
+        shutil.rmtree(folder / "train", ignore_errors=True)  # killed before, or within, its first checkpoint
+        last = model_file(cell.model, cell.num_param, cell.shape)
+    elif epoch == -1:  # as the host marks a checkpoint whose training has ended
+        return
+    own = {"project": str(folder), "name": "train", "exist_ok": True, "seed": cell.seed, "resume": epoch is not None}
+    model = (RTDETR if "rtdetr" in Path(cell.model).stem.lower() else YOLO)(last)
+    model.train(data=plan.data, **{"plots": False, **plan.arguments, **own})
+
+
+def _last_epoch(checkpoint: Path) -> int | None:
+    """Return the last epoch in a checkpoint, -1 when its training has ended, None without a readable one."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"]
+    except (EOFError, OSError, RuntimeError) as error:
+        LOGGER.warning(f"{checkpoint} was cut off, so the training starts anew: {error}")
+        return None
+
+
+def _serial(plan: Plan, cells: Iterable[Cell], folder: Path) -> Iterator[tuple[Cell, str]]:
+    """Run cells in this process, one after another."""
+    for cell in cells:
+        yield cell, run_cell(plan, cell, folder)
+
+
+def _ray(plan: Plan, cells: Iterable[Cell], folder: Path) -> Iterator[tuple[Cell, str]]:
+    """Run cells on a Ray cluster: one a GPU, or one a CPU where the cluster has no GPU."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("the engine 'ray' needs Ray: pip install 'ray>=2.0'") from error
+    if not ray.is_initialized():
+        ray.init()
+    needs: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+    remote = ray.remote(**needs, max_retries=2)(run_cell)  # a cell whose machine is lost resumes on another
+    running = {remote.remote(plan, cell, folder): cell for cell in cells}
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        cell = running.pop(done)
+        try:
+            status = ray.get(done)
+        except ray.exceptions.RayError as error:  # the worker died; its state says "running" until the next start
+            LOGGER.error(f"{cell.name}: {error}")
+            status = "lost"
+        yield cell, status
+
+
+ENGINES: dict[str, Callable[[Plan, Iterable[Cell], Path], Iterator[tuple[Cell, str]]]] = {
+    "serial": _serial,
+    "ray": _ray,
+}

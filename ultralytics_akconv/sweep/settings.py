@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Settings of trainings: the paper's as presets, the host's arguments from a command line, models by N and shape."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ultralytics.cfg import smart_value
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from ultralytics_akconv.graft import graft
+from ultralytics_akconv.graft.names import cached
+
+# arXiv 2311.11587: 300 epochs of SGD from scratch at 640 px. Where it is silent, the host's defaults stand.
+_PAPER = {"epochs": 300, "imgsz": 640, "optimizer": "SGD", "pretrained": False}
+PRESETS: dict[str, dict[str, Any]] = {"coco": _PAPER, "voc": _PAPER, "visdrone": _PAPER}
+
+
+def host_arguments(tokens: Sequence[str]) -> dict[str, Any]:
+    """Read arguments of the host from a command line: `key=value`, `--key value` or `--key=value`.
+
+    Raises:
+        ValueError: If a token is none of them, or the host has no such argument; near names are told.
+    """
+    arguments: dict[str, Any] = {}
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        key, equals, value = token.removeprefix("--").partition("=")
+        if not equals:
+            if not token.startswith("--") or not rest:
+                raise ValueError(f"{token!r} is not an argument: write key=value or --key value")
+            value = rest.pop(0)
+        key = key.replace("-", "_")
+        if key not in DEFAULT_CFG_DICT:
+            near = ", ".join(difflib.get_close_matches(key, DEFAULT_CFG_DICT)) or "see `yolo cfg`"
+            raise ValueError(f"Ultralytics has no argument {key!r}; most like it: {near}")
+        arguments[key] = smart_value(value)
+    return arguments
+
+
+def model_file(model: str | Path, num_param: int | None = None, shape: str | list | None = None) -> Path:
+    """Return the YAML of a model, grafted with `num_param` points of a shape if a number is given.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If a shape comes without a number of points, or the model cannot be grafted.
+    """
+    if num_param is None:
+        if shape is not None:
+            raise ValueError(f"the shape {shape!r} needs a number of points (num_param)")
+        return Path(model)
+    text = graft(model, num_param, shape="default" if shape is None else shape)
+    suffix = shape if isinstance(shape, str) else "default" if shape is None else "custom"
+    return cached(f"{Path(model).stem}-akconv{num_param}-{suffix}.yaml", text)
