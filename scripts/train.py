@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Trains a model on COCO, VOC, VisDrone or a dataset of your own, with the paper's settings for the three.
+
+    python scripts/train.py --data voc --model yolov8n.yaml --num-param 5
+    python scripts/train.py --data visdrone --model yolov8n.yaml --num-param 5 --shape cross epochs=100 batch=32
+    python scripts/train.py --data my.yaml --model yolo11s.yaml --num-param 7 --pretrained yolo11s.pt
+
+The paper's settings (arXiv 2311.11587): 300 epochs of SGD at 640 px, from scratch. Where it is silent, and for datasets
+of your own, Ultralytics' defaults stand. Any argument of Ultralytics follows as key=value or --key value, resume=True
+too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ultralytics import RTDETR, YOLO
+
+from ultralytics_akconv.datasets import NAMED, find_data
+from ultralytics_akconv.sweep import PRESETS, host_arguments, model_file
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, or print what would run; return 0, or 1 after an error of the user's."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--data", required=True, help="coco, voc, visdrone, a dataset YAML or a dataset's folder")
+    parser.add_argument("--model", default="yolov8n-akconv.yaml", help="a model YAML or a checkpoint")
+    parser.add_argument("--num-param", type=int, metavar="N", help="put AKConv with N points into a model without")
+    parser.add_argument("--shape", help="initial sampling shape of --num-param")
+    parser.add_argument("--pretrained", metavar="FILE", help="a checkpoint whose weights to start from")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, run nothing")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        settings = {**PRESETS.get(options.data, {}), **host_arguments(rest)}
+        if options.pretrained:
+            settings["pretrained"] = options.pretrained
+        model = model_file(options.model, options.num_param, options.shape)
+        if options.dry_run:
+            text = " ".join(f"{key}={value}" for key, value in settings.items())
+            print(f"yolo train model={model} data={NAMED.get(options.data, options.data)} {text}".rstrip())
+            return 0
+        data = find_data(options.data)
+        (RTDETR if "rtdetr" in model.stem.lower() else YOLO)(model).train(data=str(data), **settings)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
