@@ -53,7 +53,7 @@ def _add_offsets(pictures: argparse._SubParsersAction) -> None:
 def _add_training(pictures: argparse._SubParsersAction) -> None:
     """Add `akconv plot training`."""
     parser = pictures.add_parser("training", help="how the offsets grew in a training")
-    parser.add_argument("run", type=Path, help="the run's folder, or its results.csv")
+    parser.add_argument("folder", type=Path, metavar="run", help="the run's folder, or its results.csv")
     _add_common(parser, "training.png", _run_training)
 
 
@@ -101,7 +101,7 @@ def _run_offsets(options: argparse.Namespace) -> None:
 
 def _run_training(options: argparse.Namespace) -> None:
     """Draw a training and say where."""
-    _save(plot_training(options.run, options.dark), options.output)
+    _save(plot_training(options.folder, options.dark), options.output)
 
 
 def _save(figure: object, output: Path) -> None:

@@ -85,16 +85,16 @@ def plot_field(
     figure, panels = _layer_panels(samples, dark, bottom=0.1)
     for ax, layer in zip(panels, samples.layers):
         _show_image(ax, samples.image)
-        down, right = layer.row_offsets.mean(0), layer.col_offsets.mean(0)  # (h, w)
+        down, right = layer.row_offsets.mean(0).numpy(), layer.col_offsets.mean(0).numpy()  # (h, w)
         rows, cols = _anchors(layer)
         half = layer.step * layer.stride / 2  # an output pixel covers its own share of the input around its anchor
-        edges_y, edges_x = layer.view.to_image(rows * layer.step, cols * layer.step)
+        centres_y, centres_x = (axis.numpy() for axis in layer.to_image(rows, cols))
         half_y, half_x = half / layer.view.gain[0], half / layer.view.gain[1]
-        extent = (edges_x[0] - half_x, edges_x[-1] + half_x, edges_y[-1] + half_y, edges_y[0] - half_y)
-        length = layer.displacement.mean(0)
+        extent = (centres_x[0] - half_x, centres_x[-1] + half_x, centres_y[-1] + half_y, centres_y[0] - half_y)
+        length = layer.displacement.mean(0).numpy()
         shown = ax.imshow(length, cmap="viridis", alpha=0.6, extent=[float(edge) for edge in extent], vmin=0)
         every = -(-max(length.shape) // 16)  # at most 16 arrows an axis
-        y, x = edges_y[every // 2 :: every], edges_x[every // 2 :: every]
+        y, x = centres_y[every // 2 :: every], centres_x[every // 2 :: every]
         part = (slice(every // 2, None, every),) * 2
         ax.quiver(x, y, right[part], down[part], color="white", angles="xy", width=0.006)
         height, width = samples.image.shape[:2]
@@ -219,8 +219,8 @@ def _draw_scale(ax: Axes) -> None:
     left, right = ax.get_xlim()
     bottom, top = ax.get_ylim()
     width, height = right - left, bottom - top
-    length = next(n for n in _round_numbers() if n >= 0.15 * width)
-    x, y = left + 0.05 * width, bottom - 0.06 * height
+    length = next(n for n in _round_numbers() if n >= 0.12 * width)
+    x, y = left + 0.09 * width, bottom - 0.1 * height
     for color, thickness in (("black", 4), ("white", 2)):
         ax.plot([x, x + length], [y, y], color=color, linewidth=thickness, solid_capstyle="butt", zorder=6)
     text = ax.text(x, y - 0.03 * height, f"{length:g} px", color="white", fontsize=7, va="bottom", zorder=6)

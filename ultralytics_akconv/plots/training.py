@@ -39,7 +39,7 @@ def plot_training(run: str | Path, dark: bool = False) -> Figure:
     if not names:
         raise ValueError(f"'{file}' has no {PREFIX}* columns: a training of a model with AKConv writes them")
     epochs = [int(row["epoch"]) for row in rows]
-    figure = new_figure(7.5, 3.0, dark)
+    figure = new_figure(8.5, 3.0, dark)
     grown, off = figure.subplots(1, 2, width_ratios=(3, 2))
     style_axes(grown, dark, "mean displacement of the samples", "epoch", "map px")
     style_axes(off, dark, "samples off the map", "epoch", "%")
@@ -50,7 +50,8 @@ def plot_training(run: str | Path, dark: bool = False) -> Figure:
         else:
             grown.plot(epochs, values, marker=".", label=name[len(PREFIX) :])
     for ax in (grown, off):
-        ax.set_ylim(bottom=0)
+        highest = max(max(line.get_ydata()) for line in ax.lines)
+        ax.set_ylim(0, 1.1 * highest or 1)
         ax.locator_params(axis="x", integer=True)
-    style_legend(grown, dark, ncols=-(-(len(names) - 1) // 8))
+    style_legend(grown, dark, loc="center left", bbox_to_anchor=(1, 0.5), ncols=-(-(len(names) - 1) // 12))
     return figure
