@@ -88,7 +88,7 @@ def evaluate(
 
     Raises:
         ImportError: If the library of the COCO rules is not installed.
-        ValueError: If the model does not detect boxes, or the annotations do not fit the images or the classes.
+        ValueError: If the model does not detect boxes, or model, dataset and annotations do not fit one another.
 
     Example:
         >>> evaluate("best.pt", "coco.yaml", batch=16).AP
@@ -199,6 +199,9 @@ def _recording(validator: type, made: list[Any]) -> type:
 
     class Recording(validator):
         def init_metrics(self, model: Any) -> None:
+            if len(model.names) != self.data["nc"]:
+                counts = f"{len(model.names)} classes, the dataset {self.data['nc']}"
+                raise ValueError(f"the model has {counts}: COCO metrics need the same classes")
             super().init_metrics(model)
             self.class_map = list(range(len(model.names)))  # releases number them differently
             made[:] = [self]

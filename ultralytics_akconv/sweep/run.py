@@ -78,7 +78,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
 def _train(plan: Plan, cell: Cell, folder: Path) -> None:
     """Train a cell in `folder`/train, from where a former training there stopped."""
     last = folder / "train/weights/last.pt"
-    epoch = _last_epoch(last)
+    epoch = last_epoch(last)
     if epoch is None:
         shutil.rmtree(folder / "train", ignore_errors=True)  # killed before, or within, its first checkpoint
         last = model_file(cell.model, cell.num_param, cell.shape)
@@ -89,7 +89,7 @@ def _train(plan: Plan, cell: Cell, folder: Path) -> None:
     model.train(data=plan.data, **{"plots": False, **plan.arguments, **own})
 
 
-def _last_epoch(checkpoint: Path) -> int | None:
+def last_epoch(checkpoint: Path) -> int | None:
     """Return the last epoch in a checkpoint, -1 when its training has ended, None without a readable one."""
     if not checkpoint.is_file():
         return None
@@ -111,7 +111,7 @@ def _ray(plan: Plan, cells: Iterable[Cell], folder: Path) -> Iterator[tuple[Cell
     try:
         import ray
     except ImportError as error:
-        raise ImportError("the engine 'ray' needs Ray: pip install 'ray>=2.0'") from error
+        raise ImportError("the engine 'ray' needs Ray: pip install 'ultralytics-akconv[ray]'") from error
     if not ray.is_initialized():
         ray.init()
     needs: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
