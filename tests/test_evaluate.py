@@ -10,6 +10,7 @@ import ultralytics
 from conftest import copy_mini_dataset
 from layouts import MINI, detect_labels, small_model, write_original_coco
 from ultralytics.data.converter import coco80_to_coco91_class
+from ultralytics.utils.checks import check_version
 
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.datasets import find_data
@@ -17,7 +18,9 @@ from ultralytics_akconv.evaluate import coco_metrics, evaluate
 
 pytest.importorskip("faster_coco_eval", reason="the extra `eval`")
 SMALL = {"imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "verbose": False}
-NEW = pytest.mark.skipif(ultralytics.__version__ < "8.3.150", reason="the host's predictions have another form")
+NEW = pytest.mark.skipif(
+    not check_version(ultralytics.__version__, ">=8.3.200"), reason="the host's predictions have another form"
+)
 
 
 def library(truth_file, predictions):

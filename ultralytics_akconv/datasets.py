@@ -100,7 +100,8 @@ def _named(name: str, output: str | Path | None) -> Path:
     data = yaml.safe_load(file.read_text("utf-8"))
     folder = DATASETS_DIR / Path(data["path"]).name
     val = data["val"] if isinstance(data["val"], list) else [data["val"]]
-    if all((folder / part).exists() for part in val):
+    labelled = any(folder.glob("labels")) or any(folder.glob("*/labels"))
+    if labelled and all((folder / part).exists() for part in val):
         return file
     if folder.is_dir() and layout(folder) == name:
         return convert(folder, name, output)

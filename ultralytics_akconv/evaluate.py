@@ -44,7 +44,7 @@ class Evaluation:
     gflops: float  # of one image at `imgsz`
     latency: float  # ms an image: preprocessing, inference and postprocessing in the validator's batches
     images: int
-    ground_truth: str  # "labels", or the original annotations file
+    ground_truth: str  # "labels", or the name of the original annotations file
 
     def table(self) -> str:
         """Return all figures as a Markdown table of one line."""
@@ -121,7 +121,7 @@ def evaluate(
         gflops=gflops,
         latency=sum(metrics.speed[part] for part in ("preprocess", "inference", "postprocess")),
         images=len(labels),
-        ground_truth=str(source or "labels"),
+        ground_truth=source.name if source else "labels",
     )
 
 
