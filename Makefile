@@ -11,7 +11,7 @@ export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 RUN := $(CURDIR)/runs/akconv-mini
 
-.PHONY: help setup train test lint bench matrix configs clean
+.PHONY: help setup train test lint docs bench matrix configs clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -42,6 +42,11 @@ test: setup ## run all tests, the slow ones too
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: setup ## build the manual into site/
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
+	$(BIN)/mkdocs build --strict
+	@echo "== Open site/index.html"
 
 bench: setup ## measure AKConv against Conv and against other formulations on this machine
 	$(BIN)/akconv benchmark op

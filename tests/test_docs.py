@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The manual: every command and every piece of Python in it is run, or parsed where running is out of reach.
+
+Parsed alone, by the real parsers, are: commands of the host (trainings, downloads; their keys, tasks and names are
+checked by the host's own tables), `akconv` commands that train, measure time or read a data set from the net, `pip` and
+`make` (their packages and targets are looked up), and Python that trains, validates or exports. All else is run.
+"""
+
+import argparse
+import ast
+import re
+import shlex
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, clean_environment
+from ultralytics import YOLO
+from ultralytics.cfg import MODES, TASKS, check_dict_alignment, get_cfg
+from ultralytics.nn import tasks
+
+from ultralytics_akconv.cli import main
+
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = ("yolo", "akconv", "pip", "make", "python")
+PARSED_ALONE = ("benchmark", "evaluate")  # akconv: minutes to days
+NEEDS_DATA = re.compile(r"coco8|\b(val2017|voc|visdrone)\b|--data|--from-published", re.IGNORECASE)
+LONG_PYTHON = re.compile(r"\.(train|val|export|tune)\(|data=|evaluate\(")
+
+
+def fences(page):
+    """Yield the language, the line number and the text of every fenced block of a page."""
+    text = page.read_text("utf-8")
+    for match in re.finditer(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield match[1], text.count("\n", 0, match.start()) + 1, match[2]
+
+
+def where(page, line):
+    return f"{page.relative_to(ROOT)}:{line}"
+
+
+def commands():
+    """Return every shell command of all pages with where it stands; continued lines are one command."""
+    found = []
+    for page in PAGES:
+        for language, line, text in fences(page):
+            if language not in ("", "bash", "sh", "console", "shell"):
+                continue
+            for command in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(command, comments=True)
+                environment = [word for word in words if re.fullmatch(r"[A-Z_]+=\S*", word)]
+                words = words[len(environment) :]
+                if words and (words[0] in COMMANDS or language):
+                    found.append(pytest.param(words, id=f"{where(page, line)} {command.strip()}"))
+    return found
+
+
+def snippets():
+    return [
+        pytest.param(text, id=where(page, line))
+        for page in PAGES
+        for language, line, text in fences(page)
+        if language == "python"
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the files that the examples name, as small as they can be."""
+    folder = tmp_path_factory.mktemp("manual")
+    cv2.imwrite(str(folder / "image.jpg"), np.full((480, 640, 3), 90, np.uint8))
+    YOLO("yolov8n.yaml").save(folder / "yolov8n.pt")
+    YOLO("yolov8n-akconv.yaml").save(folder / "best.pt")
+    run = folder / "runs/detect/train"
+    run.mkdir(parents=True)
+    (run / "results.csv").write_text("epoch,akconv/model.1,akconv/outside\n1,0.5,0.1\n2,0.6,0.1\n", "utf-8")
+    (folder / "my.yaml").write_text((ROOT / "cfg/models/yolov8-akconv.yaml").read_text("utf-8"), "utf-8")
+    return folder
+
+
+def check_yolo(words):
+    """Check a `yolo` command by the host's own tables: task, mode, keys, and names of ours."""
+    plain = [word for word in words if "=" not in word]
+    assert not set(plain) - {*TASKS, *MODES, "settings"}, f"neither a task nor a mode: {plain}"
+    pairs = dict(word.split("=", 1) for word in words if "=" in word)
+    if "settings" not in plain:
+        check_dict_alignment(vars(get_cfg()), pairs)
+    model = pairs.get("model", "")
+    if "akconv" in model and model.endswith(".yaml"):
+        assert tasks.check_yaml(model)
+
+
+def check_akconv(words, monkeypatch):
+    """Check an `akconv` command by its own parser, without running it."""
+    monkeypatch.setattr(argparse._SubParsersAction, "__call__", parse_only(argparse._SubParsersAction.__call__))
+    assert main(words) == 0
+
+
+def parse_only(call):
+    """Return a parser action that lets the chosen command do nothing."""
+
+    def parse(self, parser, namespace, values, option_string=None):
+        call(self, parser, namespace, values, option_string)
+        namespace.run = lambda options: None
+
+    return parse
+
+
+def check_pip(words):
+    setup = (ROOT / "setup.py").read_text("utf-8")
+    assert words[0] in ("install", "uninstall", "show")
+    for word in words[1:]:
+        if word.startswith("-") or word == "ultralytics":
+            continue
+        name, extras = re.fullmatch(r"([\w.-]+)(?:\[(.*)\])?", word).groups()
+        assert name in (".", "ultralytics-akconv", "onnxscript") or f'"{name}' in setup
+        assert all(f'"{extra}":' in setup for extra in (extras or "").split(",") if extra)
+
+
+def check_python(words, folder):
+    if words[0] == "-c":
+        done = subprocess.run([sys.executable, *words], env=clean_environment(folder), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    elif words[0] == "-m":
+        assert words[1] in ("pip", "pytest", "ultralytics_akconv.cli")
+    else:
+        assert (ROOT / words[0]).is_file()
+
+
+@pytest.mark.parametrize("words", commands())
+def test_every_command_of_the_manual_is_a_real_one(words, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    program, *rest = words
+    if program == "yolo":
+        check_yolo(rest)
+    elif program == "akconv":
+        text = " ".join(rest)
+        if rest[0] in PARSED_ALONE or NEEDS_DATA.search(text):
+            check_akconv(rest, monkeypatch)
+        else:
+            assert main(rest) == 0, capsys.readouterr().err
+    elif program == "pip":
+        check_pip(rest)
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        assert {word for word in rest if "=" not in word} <= set(targets)
+    elif program == "python":
+        check_python(rest, folder)
+    else:
+        assert program in ("git", "cd", "export") or (ROOT / program).is_file(), f"what is {program}?"
+
+
+@pytest.mark.parametrize("text", snippets())
+def test_every_python_example_of_the_manual_holds(text, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    tree = ast.parse(text)
+    if LONG_PYTHON.search(text):  # its names must exist all the same
+        tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    exec(compile(tree, "example", "exec"), {"__name__": "example"})
+
+
+def test_links_of_the_readmes_lead_somewhere():
+    for page in PAGES[:2]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.slow
+def test_the_manual_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is in the extra `docs`")
+    pytest.importorskip("mkdocstrings", reason="mkdocstrings is in the extra `docs`")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env=clean_environment(tmp_path, NO_MKDOCS_2_WARNING="1"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/troubleshooting/index.html").is_file()
