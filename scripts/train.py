@@ -16,9 +16,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ultralytics import RTDETR, YOLO
-
 from ultralytics_akconv.datasets import NAMED, find_data
+from ultralytics_akconv.evaluate import host_model
 from ultralytics_akconv.sweep import PRESETS, host_arguments, model_file
 
 
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"yolo train model={model} data={NAMED.get(options.data, options.data)} {text}".rstrip())
             return 0
         data = find_data(options.data)
-        (RTDETR if "rtdetr" in model.stem.lower() else YOLO)(model).train(data=str(data), **settings)
+        host_model(model).train(data=str(data), **settings)
     except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

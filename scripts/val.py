@@ -13,10 +13,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ultralytics import RTDETR, YOLO
-
 from ultralytics_akconv.datasets import NAMED, find_data
-from ultralytics_akconv.evaluate import evaluate
+from ultralytics_akconv.evaluate import evaluate, host_model
 from ultralytics_akconv.sweep import host_arguments
 
 
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.coco_metrics:
             print(evaluate(options.model, data, **settings).table())
         else:
-            (RTDETR if "rtdetr" in options.model.lower() else YOLO)(options.model).val(data=str(data), **settings)
+            host_model(options.model).val(data=str(data), **settings)
     except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"val.py: {error}", file=sys.stderr)
         return 1

@@ -94,7 +94,7 @@ def evaluate(
         >>> evaluate("best.pt", "coco.yaml", batch=16).AP
     """
     _library()  # before the work
-    network = (RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO)(model)
+    network = host_model(model)
     if network.task != "detect":
         raise ValueError(f"'{model}' is a model of the task {network.task!r}: COCO box metrics need 'detect'")
     parameters = sum(parameter.numel() for parameter in network.model.parameters())  # before the host fuses it
@@ -123,6 +123,11 @@ def evaluate(
         images=len(labels),
         ground_truth=source.name if source else "labels",
     )
+
+
+def host_model(model: str | Path) -> YOLO | RTDETR:
+    """Return the host's object of a model YAML or a checkpoint; only RT-DETR has a class of its own."""
+    return (RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO)(model)
 
 
 def coco_metrics(

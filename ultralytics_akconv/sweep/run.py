@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics import RTDETR, YOLO
 from ultralytics.utils import LOGGER
 
-from ultralytics_akconv.evaluate import evaluate
+from ultralytics_akconv.evaluate import evaluate, host_model
 from ultralytics_akconv.sweep.plan import STATE, Cell, Plan, read_state, write_json
 from ultralytics_akconv.sweep.report import write_report
 from ultralytics_akconv.sweep.settings import model_file
@@ -85,8 +84,7 @@ def _train(plan: Plan, cell: Cell, folder: Path) -> None:
     elif epoch == -1:  # as the host marks a checkpoint whose training has ended
         return
     own = {"project": str(folder), "name": "train", "exist_ok": True, "seed": cell.seed, "resume": epoch is not None}
-    model = (RTDETR if "rtdetr" in Path(cell.model).stem.lower() else YOLO)(last)
-    model.train(data=plan.data, **{"plots": False, **plan.arguments, **own})
+    host_model(last).train(data=plan.data, **{"plots": False, **plan.arguments, **own})
 
 
 def last_epoch(checkpoint: Path) -> int | None:
