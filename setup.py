@@ -48,7 +48,7 @@ setup(
         "dev": ["pytest", "pytest-xdist", "ruff", "onnx", "onnxslim", "onnxruntime", "cloudpickle", EVAL],
         "eval": [EVAL],
         "ray": ["ray>=2.0"],
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # make docs
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient", "nbformat", "ipykernel"],
         "matrix": ["pandas", "py-cpuinfo", "scipy", "seaborn", "tqdm"],  # what older releases of the host import
     },
     packages=[*find_packages(include=["ultralytics_akconv*"]), "ultralytics_akconv.cfg"],

@@ -5,7 +5,7 @@ import csv
 from types import SimpleNamespace
 
 import pytest
-from conftest import built, yolov8_dict
+from conftest import ROOT, built, yolov8_dict
 from ultralytics import YOLO
 from ultralytics.utils import callbacks as host_callbacks
 
@@ -115,3 +115,12 @@ def test_registering_adds_the_callbacks_once_and_unregistering_takes_them_back()
     finally:
         register()
     assert ours() == (1, 1)
+
+
+def test_a_classifier_is_measured_on_its_first_validation_image(tmp_path):
+    image = ROOT / "cfg/datasets/akconv-mini/images/val"
+    file = str(sorted(image.iterdir())[0])
+    loader = SimpleNamespace(dataset=SimpleNamespace(samples=[[file, 0]]))
+    trainer = trainer_of(YOLO("yolov8n-cls-akconv.yaml").model, tmp_path, test_loader=loader)
+    callbacks.log_offsets(trainer)
+    assert list(trainer.lr)[1:] == [*(f"akconv/model.{i}" for i in (1, 3, 5, 7)), "akconv/outside"]

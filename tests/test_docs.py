@@ -181,3 +181,20 @@ def test_the_manual_is_built_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site/troubleshooting/index.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_a_trained_model_to_an_export(tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is in the extra `docs`")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is in the extra `docs`")
+    pytest.importorskip("ipykernel", reason="ipykernel is in the extra `docs`")
+    notebook = nbformat.read(ROOT / "docs/tutorial.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "the notebook is kept without its outputs"
+    environment = clean_environment(tmp_path, IPYTHONDIR=str(tmp_path / "ipython"))
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=environment)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert "model.3" in "".join(output.get("text", "") for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert list(tmp_path.glob("runs/**/weights/best.torchscript"))
