@@ -37,8 +37,10 @@ def allocate(megabytes):
 
 
 @pytest.mark.slow
-def test_peak_memory_is_what_the_call_adds():
+def test_peak_memory_is_what_the_call_adds_however_large_the_caller_is():
+    large = torch.ones(2**28)  # 1 GB, the peak of this process
     assert 180 < peak_memory(allocate, 200) < 260
+    assert large.sum() == 2**28
 
 
 def test_a_report_holds_a_row_for_each_layer_number_and_peer():

@@ -74,14 +74,19 @@ def _peak(prepare: Callable[..., Callable[[], object]], args: tuple) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = _resident()
+    before = _resident("VmRSS")
     run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before
+    return _resident("VmHWM") - before
 
 
-def _resident() -> float:
-    """Return the resident set of this process in MB: now on Linux, at its peak elsewhere."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
+def _resident(field: str) -> float:
+    """Return the resident set of this process in MB: now (VmRSS) or at its peak (VmHWM).
+
+    Linux alone tells both, elsewhere it is the peak. Its `getrusage` would not do: a new process inherits the peak of
+    the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+        return int(line.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
