@@ -27,7 +27,7 @@ def deform_akconv2d(
     mask = None
     if border != "zeros":
         base = base_positions(points, stride, h, w, offset.dtype, x.device)
-        row_fraction, col_fraction = (0, 0) if base.fraction is None else base.fraction[:, :, None, None]
+        row_fraction, col_fraction = (0, 0) if base.fraction is None else base.fraction[:, :, None, None].unbind(0)
         row, row_factor = _on_the_map(row + row_fraction, base.row.transpose(0, 1), x.shape[2])
         col, col_factor = _on_the_map(col + col_fraction, base.col[:, None], x.shape[3])
         row, col = row - row_fraction, col - col_fraction

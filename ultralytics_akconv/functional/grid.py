@@ -17,7 +17,7 @@ def grid_akconv2d(
     b, c, height, width = x.shape
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
-    row, col = torch.tensor(points, dtype=dtype, device=x.device).T  # (N) each
+    row, col = torch.tensor(points, dtype=dtype, device=x.device).unbind(1)  # (N) each
     row = row[:, None] + torch.arange(h, dtype=dtype, device=x.device) * stride  # (N, h)
     col = col[:, None] + torch.arange(w, dtype=dtype, device=x.device) * stride  # (N, w)
     row = offset[:, :n].to(dtype).reshape(b, n * h, w) + row.reshape(1, n * h, 1)  # (B, N*h, w)

@@ -91,7 +91,9 @@ def sampling_taps(
         traced: Leave out what a compiler or an exporter does not want: caches and writing in place. Both axes are
             taken in one step otherwise, since on small maps the number of steps is what costs.
     """
-    offset = offset.to(position_dtype(offset.dtype)).unflatten(1, (2, -1)).permute(1, 0, 3, 2, 4)  # (2, B, h, N, w)
+    b, both, h, w = offset.shape
+    offset = offset.to(position_dtype(offset.dtype)).reshape(b, 2, both // 2, h, w)  # ONNX has no unflatten before 13
+    offset = offset.permute(1, 0, 3, 2, 4)  # (2, B, h, N, w)
     # inf becomes a pixel off the map; NaN stays and makes NaN weights. `contiguous` lets all that follows run in memory
     # order, where channels_last offsets would make every step a strided one.
     offset = offset.clamp(-_REACH, _REACH).contiguous()
