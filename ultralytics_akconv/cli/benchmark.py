@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`akconv benchmark op` and `akconv benchmark model`; `akconv benchmark train` is in a file of its own."""
+"""`akconv benchmark op`, `model` and `export`; `akconv benchmark train` is in a file of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import argparse
 
 import torch
 
-from ultralytics_akconv.benchmark import YOLOV8N_LAYERS, LayerSize, Report, benchmark_layers, benchmark_models
+from ultralytics_akconv.benchmark import (
+    FORMATS,
+    YOLOV8N_LAYERS,
+    LayerSize,
+    Report,
+    benchmark_exports,
+    benchmark_layers,
+    benchmark_models,
+)
 from ultralytics_akconv.benchmark.layers import LAYOUTS
 from ultralytics_akconv.cli.train import add_train
 
@@ -18,7 +26,7 @@ def add_benchmark(subparsers: argparse._SubParsersAction) -> None:
     """Add `akconv benchmark` and its own commands."""
     parser = subparsers.add_parser("benchmark", help="measure what AKConv costs on this machine")
     benchmarks = parser.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
-    for add in (add_op, add_model, add_train):
+    for add in (add_op, add_model, add_export, add_train):
         add(benchmarks)
 
 
@@ -47,12 +55,29 @@ def add_model(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_run_model)
 
 
+def add_export(subparsers: argparse._SubParsersAction) -> None:
+    """Add `akconv benchmark export`."""
+    parser = subparsers.add_parser("export", help="export formats: works, difference from PyTorch, cost")
+    parser.add_argument("model", nargs="?", default="yolov8n-akconv.yaml", help="default yolov8n-akconv.yaml")
+    parser.add_argument("--format", nargs="+", default=FORMATS, metavar="FORMAT",
+                        help=f"names, an ONNX opset after a colon (default {' '.join(FORMATS)})")  # fmt: skip
+    parser.add_argument("--imgsz", type=int, default=320, help="image side in pixels (default 320)")
+    parser.add_argument("--repeats", type=int, default=30, help="counted rounds (default 30)")
+    _add_files(parser)
+    parser.set_defaults(run=_run_export)
+
+
 def _add_common(parser: argparse.ArgumentParser, repeats: int) -> None:
     """Add the options that both commands have."""
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
     parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"counted rounds (default {repeats})")
+    _add_files(parser)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the files a report can be written to."""
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
     parser.add_argument("--csv", metavar="FILE", help="write the rows as CSV")
 
@@ -92,6 +117,11 @@ def _run_model(options: argparse.Namespace) -> None:
         not options.no_memory,
     )
     _write(report, options)
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    """Measure export formats and print the table."""
+    _write(benchmark_exports(options.format, options.model, options.imgsz, options.repeats), options)
 
 
 def _set_threads(options: argparse.Namespace) -> None:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Export formats: whether an AKConv model works in each, how far its numbers are off, and what it costs there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.engine.exporter import Exporter
+from ultralytics.nn.autobackend import AutoBackend
+
+from ultralytics_akconv.benchmark.report import Report, machine
+from ultralytics_akconv.benchmark.timing import interleave
+from ultralytics_akconv.info import plain_model
+from ultralytics_akconv.modules import AKConv
+
+FORMATS = ("torchscript", "onnx", "onnx:19", "openvino", "ncnn", "mnn")
+_IMAGES = 3  # compared in each format, none of which was traced
+
+
+def benchmark_exports(
+    formats: Sequence[str] = FORMATS, model: str = "yolov8n-akconv.yaml", imgsz: int = 320, repeats: int = 30
+) -> Report:
+    """Export an AKConv model and its plain twin, compare their outputs with PyTorch's and time them side by side.
+
+    Both run in the host's own runtime of the format, at its default precision. A model without trained weights gets
+    offsets and statistics as training would leave them, so that samples leave the map and differences show.
+
+    Args:
+        formats: The host's names, an ONNX opset after a colon where one is wanted: "onnx:19".
+        model: Model YAML or checkpoint with AKConv.
+        imgsz: Image side in pixels.
+        repeats: Counted rounds.
+
+    Returns:
+        A row a format: the largest difference of AKConv's and of the plain model's outputs, relative to what the boxes
+        and the scores span, the times, and the ratio; or why the export failed.
+    """
+    torch.manual_seed(0)
+    network = YOLO(model).model
+    plain = type(network)(plain_model(network.yaml), verbose=False)
+    plain.args, plain.task = network.args, network.task  # what the exporter reads
+    networks = {"plain": plain, "akconv": network}
+    trained = any(layer.p_conv.weight.any() for layer in network.modules() if isinstance(layer, AKConv))
+    for peer in (plain,) if trained else (plain, network):
+        _settle(peer, imgsz)
+    images = torch.rand(_IMAGES, 3, imgsz, imgsz)
+    rows = [_row(name, networks, images, repeats) for name in formats]
+    settings = {"model": model, "imgsz": imgsz, "rounds": repeats}
+    return Report("AKConv exports", settings, machine(torch.device("cpu")), rows)
+
+
+def _settle(network: nn.Module, imgsz: int) -> None:
+    """Give offsets to layers that never learned any, and batch norms the statistics of what flows through them."""
+    for layer in network.modules():
+        if isinstance(layer, AKConv):
+            nn.init.normal_(layer.p_conv.weight, std=0.05)
+            nn.init.normal_(layer.p_conv.bias)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # cumulative
+        norm.reset_running_stats()
+    network.train()
+    with torch.no_grad():
+        for _ in range(_IMAGES):
+            network(torch.rand(2, 3, imgsz, imgsz))
+    for norm, before in zip(norms, momentum):
+        norm.momentum = before
+    network.eval()
+
+
+def _row(name: str, networks: dict[str, nn.Module], images: Tensor, repeats: int) -> dict[str, object]:
+    """Measure one format."""
+    format_, _, opset = name.partition(":")
+    row = {"format": name, "works": "yes", "difference": None, "plain difference": None, "plain ms": None}
+    row.update({"akconv ms": None, "x plain": None})
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            loaded = {
+                kind: _exported(net, Path(folder, kind), format_, opset, images) for kind, net in networks.items()
+            }
+        except Exception as error:  # whatever a converter raises is what the table tells
+            return {**row, "works": f"no: {type(error).__name__}: {error}".splitlines()[0]}
+        row["plain difference"] = f"{_difference(loaded['plain'], networks['plain'], images):.0e}"
+        row["difference"] = f"{_difference(loaded['akconv'], networks['akconv'], images):.0e}"
+        times = interleave({kind: (lambda run=run: run(images[:1])) for kind, run in loaded.items()}, repeats)
+    row.update({f"{kind} ms": timing.median for kind, timing in times.items()})
+    return {**row, "x plain": times["akconv"].ratio}
+
+
+def _exported(network: nn.Module, folder: Path, format_: str, opset: str, images: Tensor) -> AutoBackend:
+    """Export a model with the host's exporter and load it in the host's runtime of the format."""
+    folder.mkdir()
+    settings = {"format": format_, "imgsz": images.shape[-1], "batch": 1, "device": "cpu"}  # the default batch is 16
+    settings["opset"] = int(opset) if opset else None
+    network.pt_path = str(folder / "model.pt")  # the host writes beside it
+    return AutoBackend(Exporter(overrides=settings)(model=network), torch.device("cpu"))
+
+
+def _difference(loaded: AutoBackend, network: nn.Module, images: Tensor) -> float:
+    """Return the largest difference from PyTorch, relative to what the boxes and what the scores span."""
+    worst = 0.0
+    for image in images.split(1):
+        with torch.no_grad():
+            expected = network.eval()(image)[0]
+        out = loaded(image)
+        out = torch.as_tensor(out[0] if isinstance(out, (list, tuple)) else out)
+        for part in (slice(0, 4), slice(4, None)):
+            span = expected[:, part].max() - expected[:, part].min()
+            worst = max(worst, float((out[:, part] - expected[:, part]).abs().max() / span))
+    return worst
