@@ -16,6 +16,7 @@ PTH = (
     'import sys; exec("try:\\n import ultralytics_akconv_startup\\n ultralytics_akconv_startup.install()'
     '\\nexcept Exception:\\n pass")\n'
 )
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient", "nbformat", "ipykernel"]
 EVAL = "faster-coco-eval>=1.6.7"  # the release that the host asks for
 START = "ultralytics_akconv_startup:install\n"  # PEP 829, Python 3.15 on: replaces the .pth of the same name
 
@@ -45,10 +46,10 @@ setup(
     python_requires=">=3.9",
     install_requires=["ultralytics>=8.3.9", "torch", "einops", "pyyaml"],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "onnx", "onnxslim", "onnxruntime", "cloudpickle", EVAL],
+        "dev": ["pytest", "pytest-xdist", "ruff", "onnx", "onnxslim", "onnxruntime", "cloudpickle", EVAL, *DOCS],
         "eval": [EVAL],
         "ray": ["ray>=2.0"],
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient", "nbformat", "ipykernel"],
+        "docs": DOCS,
         "matrix": ["pandas", "py-cpuinfo", "scipy", "seaborn", "tqdm"],  # what older releases of the host import
     },
     packages=[*find_packages(include=["ultralytics_akconv*"]), "ultralytics_akconv.cfg"],
