@@ -24,10 +24,11 @@ ROOMS = sorted({room(file) for file in SOURCES})
 MAY_IMPORT = {
     "shapes": set(),
     "configs": set(),
+    "files": set(),
     "host": set(),
     "functional": {"shapes"},
     "modules": {"functional", "shapes"},
-    "graft": {"configs", "modules", "shapes"},
+    "graft": {"configs", "files", "modules", "shapes"},
     "transfer": {"configs", "functional", "graft", "modules", "shapes"},
     "exports": {"functional"},
     "plugin": {"callbacks", "configs", "exports", "graft", "modules", "transfer", "ultralytics_akconv_startup"},

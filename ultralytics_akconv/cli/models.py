@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ultralytics_akconv import SHAPES, graft
 from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, shape, where
+from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.graft import resolvable_models
 from ultralytics_akconv.info import model_info
@@ -45,7 +46,7 @@ def _run_graft(options: argparse.Namespace) -> None:
     """Write or print the grafted model."""
     text = graft(options.model, options.num_param, options.where, options.shape, options.border, options.origin)
     if options.output:
-        options.output.write_text(text, "utf-8")
+        write_whole(options.output, text)
         print(f"wrote {options.output}")
     else:
         print(text, end="")

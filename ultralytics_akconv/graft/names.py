@@ -6,14 +6,13 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 
 from ultralytics.utils import ROOT, USER_CONFIG_DIR
 
 from ultralytics_akconv import configs
+from ultralytics_akconv.files import write_whole
 
 HOST_MODELS = ROOT / "cfg" / "models"
 _SCALE = re.compile(r"(\d)([nslmx])(?=[-.]|$)")  # the letter the host reads as the scale: yolov8n-seg, yolo11s.yaml
@@ -82,9 +81,7 @@ def cached(name: str, text: str) -> Path:
     if file.is_file() and file.read_text("utf-8") == text:
         return file
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=folder, delete=False) as temporary:
-        temporary.write(text)
-    os.replace(temporary.name, file)  # atomic: a reader sees all of it or nothing
+    write_whole(file, text)
     return file
 
 
@@ -96,4 +93,4 @@ def _near(name: str, known: list[str]) -> str:
 def near_grafted(name: str | Path) -> str:
     """Return, as text, the shipped names and those of grafted host models most like `name`."""
     grafted = [f"{Path(source).stem}-akconv.yaml" for source in host_models()]
-    return _near(without_scale(name), [*configs.config_names(configs.MODELS), *grafted])
+    return _near(without_scale(name), [*{*configs.config_names(configs.MODELS), *grafted}])  # some are in both

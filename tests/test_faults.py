@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Full disks and folders that cannot be written: no file of ours is half-written, and none is left beside it."""
+
+import errno
+import os
+import sys
+from unittest import mock
+
+import pytest
+import torch
+from conftest import built, yolov8_dict
+from ultralytics import YOLO
+
+from ultralytics_akconv import write_checkpoint
+from ultralytics_akconv.cli import main
+from ultralytics_akconv.files import write_whole
+from ultralytics_akconv.graft.names import cached
+
+NAMES = sys.modules[cached.__module__]  # the package has a function by the name of the room
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def disk_full(*arguments, **options):
+    """What a write into a full disk does, at whatever step it is put."""
+    raise FULL
+
+
+# The file is renamed at the very end, so a failure there is the latest that leaves the old file.
+STEPS = pytest.mark.parametrize("step", ["os.replace", "os.chmod"])
+
+
+def entries(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@STEPS
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, step, existing):
+    file = tmp_path / "model.yaml"
+    if existing:
+        file.write_text("old\n", "utf-8")
+    before = entries(tmp_path)
+    with mock.patch(step, disk_full), pytest.raises(OSError, match="No space left"):
+        write_whole(file, "new\n")
+    assert entries(tmp_path) == before
+
+
+def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
+    file = tmp_path / "model.yaml"
+    file.write_text("old\n", "utf-8")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(file, "new \ud800\n")
+    assert entries(tmp_path) == {"model.yaml": b"old\n"}
+
+
+def test_a_written_file_has_the_rights_of_the_old_one_or_those_of_a_new_file(tmp_path):
+    new, plain = tmp_path / "new.yaml", tmp_path / "plain.yaml"
+    plain.write_text("", "utf-8")
+    write_whole(new, "text\n")
+    assert new.stat().st_mode == plain.stat().st_mode
+    new.chmod(0o640)
+    write_whole(new, "other\n")
+    assert new.stat().st_mode & 0o777 == 0o640 and new.read_text("utf-8") == "other\n"
+
+
+def test_graft_into_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path, capsys):
+    file = tmp_path / "out.yaml"
+    file.write_text("old\n", "utf-8")
+    with mock.patch("os.replace", disk_full):
+        assert main(["graft", "yolov8n.yaml", "-o", str(file)]) != 0
+    assert "No space left" in capsys.readouterr().err
+    assert entries(tmp_path) == {"out.yaml": b"old\n"}
+
+
+@pytest.mark.parametrize("step", ["torch.save", "os.replace"])
+def test_a_checkpoint_into_a_full_disk_keeps_the_old_file(tmp_path, step):
+    file = tmp_path / "converted.pt"
+    file.write_bytes(b"old")
+
+    def half_written(content, temporary):
+        temporary.write_bytes(b"half")
+        raise FULL
+
+    failing = half_written if step == "torch.save" else disk_full
+    with mock.patch(step, failing), pytest.raises(OSError, match="No space left"):
+        write_checkpoint(built(yolov8_dict()), file)
+    assert entries(tmp_path) == {"converted.pt": b"old"}
+
+
+def test_settings_on_a_full_disk_say_so_and_the_next_start_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path)
+    with mock.patch("os.replace", disk_full), pytest.raises(OSError, match="No space left"):
+        YOLO("yolo11n-akconv3.yaml")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert YOLO("yolo11n-akconv3.yaml").model.yaml["backbone"]
+
+
+def test_a_cached_file_that_was_cut_off_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path)
+    file = cached("a.yaml", "a: 1\nb: 2\n")
+    file.write_text("a: 1", "utf-8")
+    assert cached("a.yaml", "a: 1\nb: 2\n") == file and file.read_text("utf-8") == "a: 1\nb: 2\n"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_working_directory_that_cannot_be_written_is_no_hindrance_to_a_model(tmp_path, monkeypatch):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.chmod(0o555)
+    try:
+        assert YOLO("yolov8n-akconv.yaml").model(torch.zeros(1, 3, 32, 32)) is not None
+        with pytest.raises(PermissionError):
+            write_whole(folder / "out.yaml", "text\n")
+    finally:
+        folder.chmod(0o755)
