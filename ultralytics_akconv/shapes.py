@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
+from reprlib import repr  # of a shape from a file: a million numbers or brackets make a short message, too
 
 Points = tuple[tuple[float, float], ...]
 
@@ -110,16 +111,16 @@ def _check_points(points: Sequence, num_param: int) -> Points:
     checked = []
     for point in points:
         if not isinstance(point, (list, tuple)) or len(point) != 2:
-            raise ValueError(f"every point of a shape must be a [row, col] pair, got {point!r}")
+            raise ValueError(f"every point of a shape must be a [row, col] pair, got {repr(point)}")
         if any(isinstance(v, bool) or not isinstance(v, Real) for v in point):
-            raise TypeError(f"the coordinates of a shape must be numbers, got {point!r}")
+            raise TypeError(f"the coordinates of a shape must be numbers, got {repr(point)}")
         if not all(abs(v) <= MAX_COORDINATE for v in point):  # False for NaN and inf too; an int may not fit a float
             raise ValueError(
-                f"the coordinates of a shape must be finite and within {MAX_COORDINATE:g} px, got {point!r}"
+                f"the coordinates of a shape must be finite and within {MAX_COORDINATE:g} px, got {repr(point)}"
             )
         row, col = (float(v) for v in point)
         if (row, col) in checked:
-            raise ValueError(f"the points of a shape must differ, got {point!r} twice")
+            raise ValueError(f"the points of a shape must differ, got {repr(point)} twice")
         checked.append((row, col))
     return tuple(checked)
 
@@ -164,7 +165,9 @@ def sampling_points(
     elif isinstance(shape, (list, tuple)):
         points = _check_points(shape, num_param)
     else:
-        raise TypeError(f"shape must be a name or a list of [row, col] points, got {shape!r} ({type(shape).__name__})")
+        raise TypeError(
+            f"shape must be a name or a list of [row, col] points, got {repr(shape)} ({type(shape).__name__})"
+        )
     if origin == "corner":
         return points
     rows, cols = zip(*points)
@@ -182,6 +185,6 @@ def _named_points(num_param: int, shape: str) -> Points:
     elif shape in _FAMILIES:
         points = _FAMILIES[shape](num_param)
     else:
-        raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)}, or a list of [row, col] points")
+        raise ValueError(f"unknown shape {repr(shape)}: use one of {', '.join(SHAPES)}, or a list of [row, col] points")
     rows, cols = zip(*points)
     return _shift(points, (min(rows), min(cols)))

@@ -17,6 +17,7 @@ from ultralytics_akconv.graft.layers import Layer, Where, chosen_layers, conv_ar
 from ultralytics_akconv.graft.names import find_model, scale_of
 from ultralytics_akconv.modules import BLOCKS, AKConv
 
+_MOST_VALUES = 100_000  # the host's largest model has some 500
 MADE_BY = "# made by: "
 _DEFAULTS = {"shape": "default", "border": "paper", "origin": "corner"}
 # The host notes the size of each scale's stock model; in a grafted model that would be wrong.
@@ -58,6 +59,7 @@ def graft(
     file = find_model(model)
     text = file.read_text("utf-8", errors="ignore")  # as the host reads it
     try:
+        _check_size(text)
         source = yaml.safe_load(text)
         layers = model_layers(source)
         chosen = chosen_layers(layers, where)
@@ -67,11 +69,34 @@ def graft(
         rows = {layer.index: _row(layer, n, options) for layer, n in zip(chosen, numbers)}
     except yaml.YAMLError as error:
         raise ValueError(f"{model} is not YAML: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{model} is nested too deeply for a model YAML") from error
     except (TypeError, ValueError) as error:
         raise type(error)(f"{model}: {error}") from error
     scale = scale_of(model) if file.name != Path(model).name else None
     body = _edited(text, _target(source, rows, scale), rows, scale)
     return f"{_header(model, num_param, where, options, chosen)}{body}"
+
+
+def _check_size(text: str) -> None:
+    """Raise a ValueError if the YAML holds too many values, counted as if each alias were written out.
+
+    A few lines of aliases to aliases stand for billions of values, which are compared and written below.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = _MOST_VALUES + 1  # what holds itself is endless
+            below = node.value if isinstance(node, yaml.SequenceNode) else ()
+            if isinstance(node, yaml.MappingNode):
+                below = [part for pair in node.value for part in pair]
+            sizes[id(node)] = 1 + sum(map(size, below))
+        return sizes[id(node)]
+
+    root = yaml.compose(text, yaml.SafeLoader)
+    if root is not None and size(root) > _MOST_VALUES:
+        raise ValueError(f"a model YAML may hold at most {_MOST_VALUES} values, with every alias written out")
 
 
 def _numbers(num_param: int | Sequence[int], count: int) -> list[int]:

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Hostile input: rows that name code, sizes that would take the machine, names that leave a folder, the start-up file.
+
+A hostile checkpoint is in `test_processes.py`. What is trusted and what is not: `docs/security.md`.
+"""
+
+import ast
+import os
+import pickle
+import py_compile
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import ultralytics
+import yaml
+from conftest import ROOT, built, clean_environment, yolov8_dict
+from test_architecture import SCRIPTS, SOURCES
+from ultralytics import YOLO
+
+from ultralytics_akconv import AKConv, from_published, graft, sampling_points
+from ultralytics_akconv.cli import main
+from ultralytics_akconv.graft.names import cached
+
+NAMES = sys.modules[cached.__module__]  # the package has a function by the name of the room
+START_UP = ROOT / "ultralytics_akconv_startup.py"
+PTH = ast.literal_eval(re.search(r"^PTH = (\(.*?^\))", (ROOT / "setup.py").read_text("utf-8"), re.M | re.S)[1])
+
+
+@contextmanager
+def in_little_memory(mebibytes=64):
+    """Let this process take no more than so much memory more than it has: what asks for more fails at once."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (taken + mebibytes * 2**20, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to limit the memory")
+
+
+# Rows of a YAML
+
+
+CALLS = [
+    "__import__('os').mkdir('attacked')",
+    "os.mkdir('attacked')",
+    "torch.nn.Module",
+    "nn.SiLU()",
+    "lambda x: x",
+    "m",  # a local of the host's parser
+]
+
+
+@pytest.mark.parametrize("value", CALLS)
+@pytest.mark.parametrize("option", ["shape", "border", "origin", "offset_lr", "act"])
+@pytest.mark.parametrize("name", ["AKConv", "C2f_AKConv"])
+def test_the_options_of_a_row_cannot_name_code(tmp_path, monkeypatch, name, option, value):
+    monkeypatch.chdir(tmp_path)
+    model = yolov8_dict()
+    row = model["backbone"][1 if name == "AKConv" else 2]
+    row[2:] = [name, [row[3][0], *((5, 2) if name == "AKConv" else (True,)), {option: value}]]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        built(model)
+    assert "layer " in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["forward", "__class__", "conv", "in_channels", "self", "weight"])
+def test_the_options_of_a_row_are_those_of_the_layer_alone(option):
+    with pytest.raises(ValueError, match=f"unknown option '{option}'"):
+        built(yolov8_dict(5, 2, {option: 1}))
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [attacked]", "!!python/name:os.mkdir ''"])
+def test_a_yaml_with_a_tag_of_python_is_refused(tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    text = graft("yolov8n.yaml")
+    file = tmp_path / "hostile.yaml"
+    file.write_text(f"{text}\nextra: {tag}\n", "utf-8")
+    with pytest.raises(ValueError, match=r"hostile\.yaml is not YAML"):
+        graft(file)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+# Sizes
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@linux
+@pytest.mark.parametrize(
+    ("num_param", "shape", "error"),
+    [
+        (10**9, "default", "num_param must be from 1 to 1024, got 1000000000"),
+        (10**9, "disk", "num_param must be from 1 to 1024"),
+        (10**6, [[0, 0]] * 10**6, "num_param must be from 1 to 1024"),
+        (5, [[0, 0]] * 10**6, "got 1000000"),
+        (1, deep(100_000), r"must be a \[row, col\] pair"),
+        (1, [[0] * 10**6], r"must be a \[row, col\] pair"),
+        (1, [deep(100_000) * 2], "must be numbers"),
+        (1, "x" * 10**6, "unknown shape"),
+        (1, [[0, 10**400]], "within 4096 px"),
+    ],
+    ids=["N", "N disk", "N points", "points", "deep list", "long point", "deep point", "long name", "long number"],
+)
+def test_what_would_take_the_memory_is_refused_before_and_in_few_words(num_param, shape, error):
+    for refuse in (lambda: sampling_points(num_param, shape), lambda: AKConv(3, 4, num_param, shape=shape)):
+        with in_little_memory(), pytest.raises((TypeError, ValueError), match=error) as caught:
+            refuse()
+        assert len(str(caught.value)) < 1000
+
+
+ALIASES = "a0: &a0 [1, 2]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+HOSTILE = {
+    "aliases": (ALIASES, "at most 100000 values"),
+    "endless": ("a: &a [*a]\n", "at most 100000 values"),
+    "nested": ("a: " + "[" * 20_000 + "]" * 20_000 + "\n", "nested too deeply"),
+}
+
+
+@linux
+@pytest.mark.parametrize("extra", HOSTILE)
+def test_a_yaml_that_stands_for_more_than_it_holds_is_refused(tmp_path, extra):
+    text, error = HOSTILE[extra]
+    file = tmp_path / "hostile.yaml"
+    file.write_text(graft("yolov8n.yaml") + text, "utf-8")
+    with in_little_memory(), pytest.raises(ValueError, match=error):
+        graft(file)
+
+
+def test_aliases_as_people_write_them_are_kept(tmp_path):
+    file = tmp_path / "aliases.yaml"
+    stock = Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml"
+    file.write_text(stock.read_text("utf-8") + "mine: &mine [1, 2]\nsame: *mine\n", "utf-8")
+    model = yaml.safe_load(graft(file))
+    assert model["mine"] == model["same"] == [1, 2] and "AKConv" in str(model)
+
+
+# Paths
+
+
+ESCAPES = ["../../x-akconv.yaml", "../yolo11n-akconv.yaml", "a/yolo11n-akconv.yaml", "..-akconv.yaml", "/x-akconv.yaml"]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_model_name_with_a_folder_is_not_ours_and_writes_nothing(tmp_path, monkeypatch, name):
+    folder = tmp_path / "in/side"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path / "settings")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        YOLO(name)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_grafted_file_lies_in_the_folder_of_the_settings_under_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path)
+    YOLO("yolo11n-akconv3.yaml")
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert file.parent.parent == tmp_path / "akconv"
+
+
+def test_a_link_in_place_of_a_grafted_file_is_replaced_and_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path)
+    file = cached("a.yaml", "text: 1\n")
+    victim = tmp_path / "victim"
+    victim.write_text("precious", "utf-8")
+    file.unlink()
+    file.symlink_to(victim)
+    assert cached("a.yaml", "text: 1\n").read_text("utf-8") == "text: 1\n"
+    assert victim.read_text("utf-8") == "precious" and not file.is_symlink()
+
+
+@pytest.mark.parametrize("yaml_file", ["../../escaped.yaml", "/escaped.yaml", "..", ""])
+def test_the_yaml_name_inside_a_checkpoint_leads_nowhere(tmp_path, monkeypatch, yaml_file):
+    from ultralytics_akconv.transfer import transfer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    source = built(yolov8_dict(name=None))
+    source.yaml["yaml_file"] = yaml_file
+    try:
+        transfer(source, num_param=3)
+    except (OSError, ValueError) as error:
+        assert yaml_file in ("..", ""), error
+    assert list(tmp_path.iterdir()) == [] and not (tmp_path.parent / "escaped.yaml").exists()
+
+
+def test_the_text_of_a_yaml_does_not_choose_where_graft_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("model.yaml").write_text(graft("yolov8n.yaml") + "yaml_file: ../escaped.yaml\n", "utf-8")
+    main(["graft", "model.yaml", "--where", "blocks", "-o", "out.yaml"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.yaml", "out.yaml"]
+
+
+# Files that are read
+
+
+class Attack:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content))])
+def test_a_published_state_dict_that_holds_code_is_refused(tmp_path, write):
+    file = tmp_path / "published.pt"
+    write({"model": {"weight": Attack(tmp_path / "attacked")}}, file)
+    with pytest.raises(ValueError, match="is no state dict"):
+        from_published(file, "yolov8n-akconv.yaml")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+# A checkpoint of the host that this user's own training has just written: it holds the host's classes.
+OWN_CHECKPOINTS = {"ultralytics_akconv/sweep/run.py"}
+
+
+def test_no_file_is_read_in_a_way_that_runs_what_it_holds():
+    forbidden = {
+        "eval", "exec", "__import__", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all",
+        "yaml.Loader", "yaml.UnsafeLoader", "yaml.FullLoader", "pickle.load", "pickle.loads", "pickle.Unpickler",
+        "marshal.loads", "shelve.open", "os.system", "os.popen",
+    }  # fmt: skip
+    for file in [*SOURCES, *SCRIPTS, START_UP]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, (ast.Name, ast.Attribute)):  # called, or handed on under another name
+                assert ast.unparse(node) not in forbidden, f"{file}:{node.lineno}"
+            if not isinstance(node, ast.Call):
+                continue
+            name, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert keywords.get("shell") in (None, "False") and keywords.get("allow_pickle") in (None, "False"), file
+            if name == "torch.load" and str(file.relative_to(ROOT)) not in OWN_CHECKPOINTS:
+                assert keywords.get("weights_only") == "True", f"{file}:{node.lineno}"
+
+
+# The start of an interpreter
+
+
+def python(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=clean_environment(folder, **environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
+def test_nothing_in_the_working_directory_is_executed_at_interpreter_start(tmp_path):
+    trap = "open('trapped', 'w').close()\n"
+    for name in ("ultralytics_akconv_startup", "ultralytics_akconv", "ultralytics", "torch", "yaml"):
+        (tmp_path / f"{name}.py").write_text(trap, "utf-8")
+    script = tmp_path / "scripts"
+    script.mkdir()
+    (script / "run.py").write_text("print('ran')\n", "utf-8")
+    for arguments in (("-c", "print('ran')"), (script / "run.py",)):
+        process = python(tmp_path, *arguments)
+        assert (process.stdout, process.stderr) == ("ran\n", "")
+        assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("value", ["__import__('os').mkdir('trapped')", "/tmp", "1; import os", "", "é"])
+def test_the_off_switch_is_a_word_and_nothing_else(tmp_path, value):
+    process = python(tmp_path, "-c", "print('ran')", ULTRALYTICS_AKCONV=value)
+    assert (process.stdout, process.stderr) == ("ran\n", "") and not (tmp_path / "trapped").exists()
+
+
+def test_the_start_up_module_reads_one_environment_variable_and_no_file():
+    tree = ast.parse(START_UP.read_text("utf-8"))
+    calls = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert {call for call in calls if "environ" in call and "strip" not in call} == {
+        "os.environ.get('ULTRALYTICS_AKCONV', '1')"
+    }
+    assert not [call for call in calls if call.startswith(("open(", "print(", "os.listdir", "os.getcwd", "input("))]
+
+
+def test_the_start_up_hook_costs_half_a_millisecond_at_most(tmp_path):
+    shutil.copy(START_UP, tmp_path)
+    py_compile.compile(str(tmp_path / START_UP.name))  # as pip does
+    (tmp_path / "ultralytics_akconv.pth").write_text(PTH, "utf-8")
+    code = f"""
+import site, sys, time
+sys.modules.pop("ultralytics_akconv_startup", None)  # of the environment that runs the tests
+sys.path[:] = [{str(tmp_path)!r}, *(folder for folder in sys.path if "site-packages" not in folder)]
+sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "_Finder" and "editable" not in f.__module__]
+line = open({str(tmp_path / "ultralytics_akconv.pth")!r}).read()
+start = time.perf_counter()
+exec(line)
+print(time.perf_counter() - start)
+assert sys.modules["ultralytics_akconv_startup"].__file__ == {str(tmp_path / START_UP.name)!r}
+assert type(sys.meta_path[0]).__name__ == "_Finder"
+assert "torch" not in sys.modules and "ultralytics_akconv" not in sys.modules
+"""
+    times = [float(python(tmp_path, "-c", code).stdout) for _ in range(15)]
+    print(f"median {statistics.median(times) * 1e3:.2f} ms, least {min(times) * 1e3:.2f} ms of {len(times)}")
+    assert min(times) <= 0.5e-3  # the least: what a busy machine adds is not the hook's
