@@ -11,7 +11,7 @@ export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 RUN := $(CURDIR)/runs/akconv-mini
 
-.PHONY: help setup train test lint docs bench matrix configs clean
+.PHONY: help setup train test coverage lint docs bench matrix configs clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -38,6 +38,9 @@ train: setup ## train YOLOv8n-AKConv on the bundled images and say where the wei
 test: setup ## run all tests, the slow ones too
 	@echo "== Running the tests on $(WORKERS) processes"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+coverage: setup ## tell which lines of the package the fast tests do not reach
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" --cov=ultralytics_akconv --cov-report=term-missing:skip-covered
 
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .
