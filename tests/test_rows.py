@@ -102,8 +102,10 @@ def test_a_model_yaml_that_exists_nowhere_is_refused_with_names_that_do():
     with pytest.raises(
         FileNotFoundError,
         match=r"'yolov8n?-akconv-segm.yaml' does not exist.* yolov8-akconv9.yaml",
-    ):
+    ) as error:
         YOLO("yolov8n-akconv-segm.yaml")
+    names = re.findall(r"[\w-]+\.yaml", str(error.value).split("most like it:")[1])
+    assert len(names) == len(set(names)) == 5
 
 
 def test_a_data_yaml_that_exists_nowhere_is_refused_with_names_that_do():
