@@ -196,7 +196,7 @@ def test_training_moves_every_parameter_and_lowers_the_loss(border):
 
 
 def test_the_hosts_activation_key_reaches_the_layer(monkeypatch):
-    monkeypatch.setattr(Conv, "default_act", Conv.default_act)  # releases before 8.4 leave the key's value there
+    monkeypatch.setattr(Conv, "default_act", Conv.default_act)  # older releases leave the key's value there
     model = tasks.DetectionModel({**yolov8_dict(), "activation": "torch.nn.ReLU()"}, verbose=False)
     assert all(isinstance(m.conv.act, nn.ReLU) for m in model.modules() if isinstance(m, AKConv))
     monkeypatch.undo()
