@@ -3,8 +3,11 @@
 
 import atexit
 import copy
+import importlib.util
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +54,14 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _default_activation(monkeypatch):
+    """Put the host's default activation back: older releases leave there what a model's `activation` key says."""
+    from ultralytics.nn.modules.conv import Conv  # after the folders are set: it imports most of the host
+
+    monkeypatch.setattr(Conv, "default_act", Conv.default_act)
+
+
 @pytest.fixture
 def close():
     """Compare two tensors by the tolerance of a dtype (the coarser of the two unless told)."""
@@ -65,7 +76,10 @@ def close():
 
 
 def clean_environment(home, **extra):
-    """Return the environment of a fresh user: no PYTHONPATH, the host offline, and in `home` its settings alone."""
+    """Return the environment of a fresh user: the host offline, and in `home` its settings alone.
+
+    Nothing is on PYTHONPATH but the host of this process, where that is not the installed one (`scripts/matrix.py`).
+    """
     settings = Path(home) / "Ultralytics/settings.json"
     if not settings.exists():
         settings.parent.mkdir()
@@ -73,7 +87,23 @@ def clean_environment(home, **extra):
         settings.write_text(json.dumps({**SETTINGS, **own}), "utf-8")
     keep = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     offline = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "OMP_NUM_THREADS": "1"}
+    host = Path(ultralytics.__file__).parents[1]
+    on_path = {Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    if host.resolve() in on_path:  # else a process would test the installed host under another's name
+        keep["PYTHONPATH"] = str(host)
     return {**keep, **offline, "HOME": str(home), "YOLO_CONFIG_DIR": str(home), **extra}
+
+
+def skip_if_onnx_needs_onnxscript():
+    """Skip where the host leaves torch's choice of ONNX exporter open, and that is one whose package is absent."""
+    host = Path(ultralytics.__file__).parent
+    files = [host / "engine/exporter.py", host / "utils/patches.py", *(host / "utils/export").glob("*.py")]
+    chosen = any(
+        re.search(r"\bdynamo\b[\"']?\s*[:=]\s*False", file.read_text("utf-8")) for file in files if file.exists()
+    )
+    default = inspect.signature(torch.onnx.export).parameters["dynamo"].default
+    if default and not chosen and importlib.util.find_spec("onnxscript") is None:
+        pytest.skip(f"ONNX export by Ultralytics {ultralytics.__version__} needs onnxscript with this torch")
 
 
 @pytest.fixture
