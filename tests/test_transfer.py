@@ -473,11 +473,19 @@ def test_unregister_gives_load_back_to_the_host():
 @pytest.mark.slow
 def test_training_from_pretrained_weights_starts_from_the_converted_model(fresh, checkpoint, mini_dataset):
     options = ["epochs=1", "imgsz=64", "batch=8", "workers=0", "device=cpu", "plots=False", "val=False", "name=run"]
-    model = ["model=yolov8n-akconv.yaml", f"pretrained={checkpoint}", f"data={mini_dataset}"]
-    run = fresh([Path(sys.executable).with_name("yolo"), "train", *model, *options])
-    assert run.returncode == 0, run.stderr
-    assert "Transferred 6 Conv layers to AKConv (N=5)" in run.stdout + run.stderr
-    assert re.search(r"Transferred (\d+)/\1 items from pretrained weights", run.stdout + run.stderr)
+
+    def train(model):
+        """Train and return what was printed, and how many items of the model were not in the weights."""
+        weights = [f"model={model}", f"pretrained={checkpoint}", f"data={mini_dataset}"]
+        run = fresh([Path(sys.executable).with_name("yolo"), "train", *weights, *options])
+        assert run.returncode == 0, run.stderr
+        counts = re.findall(r"Transferred (\d+)/(\d+) items from pretrained weights", run.stdout + run.stderr)
+        return run.stdout + run.stderr, min(int(items) - int(taken) for taken, items in counts)
+
+    printed, missing = train("yolov8n-akconv.yaml")
+    assert "Transferred 6 Conv layers to AKConv (N=5)" in printed
+    # Older hosts load into the YAML's 80 classes first, and so leave the class branches out, of every model.
+    assert not missing or missing == train("yolov8n.yaml")[1]
 
 
 # Files and bad input
