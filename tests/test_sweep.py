@@ -98,6 +98,13 @@ def test_a_sweep_that_was_killed_goes_on_where_it_stopped(data, tmp_path, caplog
         assert [int(row["epoch"]) for row in csv.DictReader(stream)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("rest", [b"", b"PK\x03\x04 cut off", b"no archive at all"])
+def test_a_checkpoint_cut_off_by_a_kill_counts_as_none(rest, tmp_path, caplog):
+    (tmp_path / "last.pt").write_bytes(rest)
+    assert last_epoch(tmp_path / "last.pt") is None
+    assert "was cut off" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_checkpoint_cut_off_by_a_kill_starts_the_cell_anew(data, tmp_path, caplog):
     folder = tmp_path / "sweep"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import time
 import traceback
@@ -93,7 +94,7 @@ def last_epoch(checkpoint: Path) -> int | None:
         return None
     try:
         return torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"]
-    except (EOFError, OSError, RuntimeError) as error:
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         LOGGER.warning(f"{checkpoint} was cut off, so the training starts anew: {error}")
         return None
 
