@@ -53,8 +53,29 @@ def test_the_families_look_like_their_names():
     plus = ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1))
     assert sampling_points(5, "cross") == plus
     assert sampling_points(5, "disk") == plus
+    assert sampling_points(9, "cross", "center") == (
+        *((-2, 0), (-1, 0)), *((0, -2), (0, -1), (0, 0), (0, 1), (0, 2)), *((1, 0), (2, 0))
+    )  # fmt: skip
     assert sampling_points(9, "disk") == sampling_points(9)
     assert sampling_points(4, "ring", "center") == ((0, 1), (1, 0), (0, -1), (-1, 0))
+
+
+@pytest.mark.parametrize("num_param", [*range(1, 60), 250, MAX_NUM_PARAM])
+def test_a_disk_is_the_pixels_nearest_to_its_centre(num_param):
+    cells = [(row, col) for row in range(-20, 21) for col in range(-20, 21)]
+    nearest = sorted(sorted(cells, key=lambda cell: (math.hypot(*cell), cell))[:num_param])
+    top, left = min(row for row, _ in nearest), min(col for _, col in nearest)
+    assert list(sampling_points(num_param, "disk")) == [(row - top, col - left) for row, col in nearest]
+
+
+def test_a_ring_is_a_circle_rounded_to_a_millionth_of_a_pixel():
+    points = sampling_points(7, "ring")
+    radius = 7 / (2 * math.pi)
+    circle = [(radius * math.sin(2 * math.pi * n / 7), radius * math.cos(2 * math.pi * n / 7)) for n in range(7)]
+    top, left = (min(axis) for axis in zip(*circle))
+    for point, (row, col) in zip(points, circle):
+        assert point == pytest.approx((row - top, col - left), abs=1.1e-6)
+        assert point == pytest.approx([round(value, 6) for value in point], abs=1e-12)
 
 
 def test_neighbours_on_a_large_ring_are_about_a_pixel_apart():
@@ -83,6 +104,12 @@ def test_halves_round_away_from_zero_on_both_sides():
 
 def test_an_explicit_list_is_taken_as_it_is():
     assert sampling_points(2, [[-1.5, 0.25], (3, 4)]) == ((-1.5, 0.25), (3.0, 4.0))
+    assert sampling_points(1, [[-4096, 4096]]) == ((-4096.0, 4096.0),)  # the farthest that is allowed
+
+
+def test_a_centred_list_holds_no_negative_zero():
+    points = sampling_points(3, [[-1, 1], [-0.0, -0.0], [1, -1]], "center")
+    assert [math.copysign(1, value) for value in points[1]] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -94,16 +121,16 @@ def test_an_explicit_list_is_taken_as_it_is():
         (3, [[0, 0], [0, 1]], "corner", ValueError, r"num_param=3 \[row, col\] points, got 2"),
         (2, [[0, 0], [0, 0.0]], "corner", ValueError, r"must differ, got \[0, 0.0\] twice"),
         (2, [[0.0, 0], [-0.0, 0]], "corner", ValueError, "must differ"),
-        (1, [[math.nan, 0]], "corner", ValueError, "finite and within 4096 px"),
+        (1, [[math.nan, 0]], "corner", ValueError, r"finite and within 4096 px, got \[nan, 0\]"),
         (1, [[0, math.inf]], "corner", ValueError, "finite and within 4096 px"),
         (1, [[0, 1e5]], "corner", ValueError, "finite and within 4096 px"),
         (1, [[10**400, 0]], "corner", ValueError, "finite and within 4096 px"),
         (1, [[0, 0, 0]], "corner", ValueError, r"a \[row, col\] pair, got \[0, 0, 0\]"),
         (1, ["ab"], "corner", ValueError, "pair, got 'ab'"),
-        (1, [["0", 0]], "corner", TypeError, "coordinates of a shape must be numbers, got"),
+        (1, [["0", 0]], "corner", TypeError, r"coordinates of a shape must be numbers, got \['0', 0\]"),
         (1, [[True, 0]], "corner", TypeError, "must be numbers"),
         (1, [[[[[]]]]], "corner", ValueError, "pair"),
-        (1, {"a": 1}, "corner", TypeError, "a name or a list of .*got .*dict"),
+        (1, {"a": 1}, "corner", TypeError, r"a name or a list of .*got \{'a': 1\} \(dict\)"),
         (1, None, "corner", TypeError, "got None"),
         (5, "default", "middle", ValueError, "origin must be one of corner, center, got 'middle'"),
         (5, "default", None, ValueError, "origin must be one of"),

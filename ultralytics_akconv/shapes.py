@@ -54,8 +54,6 @@ def _cross(num_param: int) -> Points:
 
 def _ring(num_param: int) -> Points:
     """A circle of points about one pixel apart (radius at least one pixel, from the right, clockwise)."""
-    if num_param == 1:
-        return ((0.0, 0.0),)
     radius = max(1.0, num_param / (2 * math.pi))
     angles = [2 * math.pi * n / num_param for n in range(num_param)]
     return tuple((round(radius * math.sin(a), 6), round(radius * math.cos(a), 6)) for a in angles)
@@ -63,7 +61,7 @@ def _ring(num_param: int) -> Points:
 
 def _disk(num_param: int) -> Points:
     """The N pixels nearest to the centre (ties in row-major order): N=5 is a plus, N=9 the 3x3 square."""
-    reach = math.isqrt(num_param) + 1
+    reach = math.isqrt(num_param)  # a disk of N pixels is narrower than a square of N
     cells = [(float(r), float(c)) for r in range(-reach, reach + 1) for c in range(-reach, reach + 1)]
     return tuple(sorted(sorted(cells, key=lambda p: (p[0] ** 2 + p[1] ** 2, p))[:num_param]))
 
