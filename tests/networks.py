@@ -21,6 +21,21 @@ def host_text(name):
     return HOST_FILES[HOST_NAMES.index(name)].read_text("utf-8", errors="ignore")
 
 
+def rows(text):
+    model = yaml.safe_load(text)
+    return model["backbone"] + model["head"]
+
+
+def replaced(text):
+    return [index for index, row in enumerate(rows(text)) if "AKConv" in row[2]]
+
+
+def model_file(folder, text, name="mine.yaml"):
+    file = folder / name
+    file.write_text(text, "utf-8")
+    return file
+
+
 def parsed(text, scale=None, device="cpu"):
     """Return the layers and the save list that the host's parser makes of a YAML text or dictionary."""
     model = yaml.safe_load(text) if isinstance(text, str) else copy.deepcopy(text)
