@@ -158,6 +158,23 @@ def yolov8_dict(*arguments, name="AKConv", scale="n"):
     return model
 
 
+@pytest.fixture(scope="session")
+def source():
+    """A plain YOLOv8n of three classes whose BatchNorm layers look trained. It is shared: tests leave it as it is."""
+    from conversions import trained
+
+    torch.manual_seed(0)
+    return trained(yolov8_dict(name=None), nc=3)
+
+
+@pytest.fixture
+def checkpoint(source, tmp_path):
+    """The checkpoint of `source` as the host's trainer leaves it: float16."""
+    from ultralytics_akconv import write_checkpoint
+
+    return write_checkpoint(copy.deepcopy(source).half(), tmp_path / "source.pt")
+
+
 def learned(layer):
     """Give the offset branch weights, so that samples leave the grid and the map."""
     torch.nn.init.normal_(layer.p_conv.weight, std=0.2)
