@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The forms of an export as functions and alone in a trace; whole models in them are in `test_export.py`."""
+
+import io
+import re
+
+import onnxruntime
+import pytest
+import reference
+import torch
+from conftest import learned
+from formulations import borders, case, formulations
+
+from ultralytics_akconv import AKConv, akconv2d, sampling_points, sampling_positions
+from ultralytics_akconv.exports import choose_form  # its import makes `deform_conv2d` known to torch
+from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.functional.export import FORMS
+
+forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+BETWEEN_PIXELS = sampling_points(5, "ring", "center")
+
+
+def layer_case(stride=2, bias=True, dtype=torch.float64):
+    x, offset = case((2, 3, 7, 9), 5, stride, dtype=dtype)
+    return x, offset, torch.randn(4, 3, 5, 1, dtype=dtype), torch.randn(4, dtype=dtype) if bias else None
+
+
+@forms
+@borders
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.filterwarnings("error")  # whoever exports should not be warned of what is ours
+def test_a_form_equals_the_definition_to_the_last_digits_of_float64(form, border, bias, close):
+    for stride in (1, 2):
+        x, offset, weight, bias_or_none = layer_case(stride, bias)
+        expected = reference.akconv2d(x, offset, weight, BETWEEN_PIXELS, bias_or_none, stride, border)
+        close(form(x, offset, weight, bias_or_none, BETWEEN_PIXELS, stride, border), expected)
+
+
+@forms
+@borders
+@pytest.mark.parametrize("offset_dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_a_form_takes_offsets_of_another_dtype_than_the_input(form, border, offset_dtype, close):
+    x, offset, weight, bias = (tensor.float() for tensor in layer_case())
+    offset = offset.to(offset_dtype)
+    out = form(x, offset, weight, bias, BETWEEN_PIXELS, 2, border)
+    assert out.dtype == torch.float32
+    close(out, reference.akconv2d(x.double(), offset, weight.double(), BETWEEN_PIXELS, bias.double(), 2, border))
+
+
+@borders
+def test_every_tensor_is_made_on_the_device_of_the_input(border):
+    x, offset, weight, bias = (tensor.float().to("meta") for tensor in layer_case())  # stands for any other device
+    for form in (*FORMS.values(), lambda x, offset, weight, bias, *rest: akconv2d(x, offset, weight, rest[0], bias, 2)):
+        out = form(x, offset, weight, bias, BETWEEN_PIXELS, 2, border)
+        assert (out.device.type, out.shape) == ("meta", (2, 4, 4, 5))
+
+
+@formulations
+@borders
+def test_samples_and_positions_are_made_on_the_device_of_the_input(sample, border):
+    x, offset, *_ = (tensor.float().to("meta") for tensor in layer_case())
+    assert sample(x, offset, BETWEEN_PIXELS, 2, border).shape == (2, 3, 20, 5)
+    assert sampling_positions(offset, BETWEEN_PIXELS, 2).device.type == "meta"
+
+
+def test_the_form_of_grid_sample_makes_no_integer_of_an_index():
+    layer = learned(AKConv(3, 4, 5, 2)).eval()
+    with export_form(lambda: "grid"):
+        graph = str(torch.jit.trace(layer, torch.randn(1, 3, 8, 8), check_trace=False).inlined_graph)
+    indices = re.findall(r": (\w+)\(.* = aten::arange\(", graph)
+    assert indices == ["Float", "Float"]
+
+
+def test_a_form_is_asked_for_by_traces_alone_and_gather_is_the_plain_expression(close):
+    layer = learned(AKConv(3, 4, 5, 2)).eval()
+    x = torch.randn(1, 3, 8, 8)
+    expected = layer(x)
+
+    def never():
+        raise AssertionError("asked for a form where nothing is traced")
+
+    with export_form(never):
+        close(layer(x), expected)
+    with export_form(lambda: "gather"):
+        graph = str(torch.jit.trace(layer, x, check_trace=False).inlined_graph)
+    assert "aten::index_select" in graph and "grid_sampler" not in graph
+
+
+@borders
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_deformable_form_is_one_operator_in_onnx_and_equals_the_layer(border, stride):
+    form = choose_form("onnx", 19)
+    layer = learned(AKConv(3, 4, 5, stride, border=border, shape="ring")).eval()
+    buffer = io.BytesIO()
+    with export_form(lambda: form):
+        torch.onnx.export(layer, (torch.randn(1, 3, 9, 11),), buffer, opset_version=19, dynamo=False)
+    assert buffer.getvalue().count(b"DeformConv") >= 1
+    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    x = torch.randn(1, 3, 9, 11) * 5
+    (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(out), layer(x), rtol=1e-4, atol=1e-4)
+
+
+@formulations
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_the_gradients_of_many_samples_of_one_pixel_are_summed_in_float32(sample, half):
+    x = torch.ones(1, 1, 64, 64, dtype=half, requires_grad=True)
+    offset = torch.full((1, 2, 64, 64), -1e4, dtype=half)  # every sample reads the pixel at the top left
+    sample(x, offset, ((0, 0),), 1, "clamp").sum().backward()
+    assert x.grad[0, 0, 0, 0] == 64 * 64  # in float16 the sum would stay at 2048, in bfloat16 at 256
