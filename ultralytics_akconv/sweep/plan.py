@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.sweep.settings import model_file
 
-PLAN, STATE = "sweep.json", "cell.json"
+PLAN, STATE, LOCK = "sweep.json", "cell.json", "sweep.lock"
 _OWN = {"model", "data", "seed", "project", "name", "exist_ok", "resume", "save_dir", "mode"}
 
 
@@ -89,11 +92,11 @@ class Plan:
             for num_param, shape in variants
         ]
 
-    def claim(self, folder: Path) -> None:
-        """Make `folder` the one of this sweep.
+    def check(self, folder: Path) -> None:
+        """Refuse a folder that is not the one of this sweep and cannot become it; nothing in it is touched.
 
         Raises:
-            ValueError: If the folder holds another sweep, or anything else; nothing in it is touched.
+            ValueError: If the folder holds another sweep, or anything else.
         """
         file, own = folder / PLAN, json.loads(json.dumps(asdict(self)))
         if file.is_file():
@@ -101,18 +104,37 @@ class Plan:
             changed = [f"{k} was {other.get(k)!r}, now {own.get(k)!r}" for k in own if other.get(k) != own.get(k)]
             if changed:
                 raise ValueError(f"{folder} holds another sweep: {'; '.join(changed)}. Give another folder")
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and (not folder.is_dir() or any(entry.name != LOCK for entry in folder.iterdir())):
             raise ValueError(f"{folder} is not empty and holds no sweep: give a new or an empty folder")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(file, own)
+
+    @contextmanager
+    def claim(self, folder: Path) -> Iterator[None]:
+        """Make `folder` the one of this sweep, and of this process as long as the context lasts.
+
+        The system gives the lock back when the process ends, however it ends.
+
+        Raises:
+            ValueError: If the folder holds another sweep, or anything else, or another command runs a sweep in it.
+        """
+        self.check(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another command runs a sweep in {folder}: wait for it or give another folder") from None
+        try:
+            self.check(folder)  # once more: in between, it may have become another's
+            if not (folder / PLAN).is_file():
+                write_json(folder / PLAN, asdict(self))
+            yield
+        finally:
+            lock.release()
 
 
 def write_json(file: Path, content: Any) -> None:
     """Write JSON so that a reader, and a next start after a kill, finds all of it or the old file."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    os.replace(temporary, file)
+    write_whole(file, json.dumps(content, indent=2) + "\n")
 
 
 def read_state(folder: Path, cell: Cell) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import statistics
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from ultralytics_akconv.benchmark.report import machine
+from ultralytics_akconv.files import save_figure, write_whole
 from ultralytics_akconv.sweep.plan import PLAN, Cell, Plan, read_state, write_json
 
 SCORES = ("AP50", "AP75", "AP", "APS", "APM", "APL", "precision", "recall", "mAP50", "mAP")
@@ -32,7 +34,7 @@ def write_report(plan: Plan, folder: Path) -> None:
     _write_csv(folder / "curves.csv", curves)
     about = {"plan": json.loads((folder / PLAN).read_text("utf-8")), "machine": machine(torch.device("cpu"))}
     write_json(folder / "results.json", {**about, "rows": summary(done), "cells": cells})
-    (folder / "table.md").write_text(table(plan, states, done), "utf-8")
+    write_whole(folder / "table.md", table(plan, states, done))
     if done:
         _plot_sizes(done, folder / "ap.png")
     if curves:
@@ -125,17 +127,19 @@ def _curve(folder: Path, cell: Cell) -> list[dict[str, Any]]:
         return []
     with open(file, encoding="utf-8", newline="") as stream:
         epochs = [{key.strip(): value.strip() for key, value in row.items()} for row in csv.DictReader(stream)]
-    scores = [{ours: float(epoch[theirs]) for theirs, ours in _CURVE.items()} for epoch in epochs]
-    return [{**_identity(cell), **score, "epoch": int(score["epoch"])} for score in scores]
+    # By epoch: one whose checkpoint was lost in a kill was trained, and so told, twice.
+    scores = {int(float(row["epoch"])): {ours: float(row[host]) for host, ours in _CURVE.items()} for row in epochs}
+    return [{**_identity(cell), **score, "epoch": epoch} for epoch, score in scores.items()]
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as CSV; not every row need hold every column."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with open(file, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(file, text.getvalue())
 
 
 def _plot_sizes(done: dict[Cell, dict[str, Any]], file: Path) -> None:
@@ -153,7 +157,7 @@ def _plot_sizes(done: dict[Cell, dict[str, Any]], file: Path) -> None:
         axis.set(xlabel=label)
     axes[0].set(ylabel="AP (%)")
     axes[1].legend(fontsize=7)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file, dpi=120)
 
 
 def _plot_curves(curves: Iterable[dict[str, Any]], file: Path) -> None:
@@ -172,4 +176,4 @@ def _plot_curves(curves: Iterable[dict[str, Any]], file: Path) -> None:
             axis.fill_between([*values], *ranges, color=drawn.get_color(), alpha=0.15)
         axis.set(xlabel="epoch", ylabel=f"validation {score} (%)")
     axis.legend(fontsize=7)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file, dpi=120)

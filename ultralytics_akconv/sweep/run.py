@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.utils import LOGGER
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
 from ultralytics_akconv.evaluate import evaluate, host_model
 from ultralytics_akconv.sweep.plan import STATE, Cell, Plan, read_state, write_json
@@ -34,23 +34,23 @@ def run_sweep(plan: Plan, folder: str | Path, engine: str = "serial") -> dict[st
             `folder` and the dataset must be the same paths (a local cluster if none is found).
 
     Returns:
-        The status of each cell by name: "done" or "failed".
+        The status of each cell by name: "done", "failed", or "running" if the worker that ran it was lost for good.
 
     Raises:
         ImportError: If Ray or faster-coco-eval is wanted and not installed.
-        ValueError: If the folder belongs to another sweep, or there is no such engine.
+        ValueError: If the folder belongs to another sweep, another command runs one in it, or there is no such engine.
     """
     if engine not in ENGINES:
         raise ValueError(f"there is no engine {engine!r}: {', '.join(ENGINES)}")
     folder = Path(folder).resolve()
-    plan.claim(folder)
-    waiting = [cell for cell in plan.cells() if read_state(folder, cell)["status"] != "done"]
-    LOGGER.info(f"Sweep in {folder}: {len(waiting)} of {len(plan.cells())} cells to do")
-    for cell, status in ENGINES[engine](plan, waiting, folder):
-        LOGGER.info(f"Sweep: {cell.name} {status}")
+    with plan.claim(folder):
+        waiting = [cell for cell in plan.cells() if read_state(folder, cell)["status"] != "done"]
+        LOGGER.info(f"Sweep in {folder}: {len(waiting)} of {len(plan.cells())} cells to do")
+        for cell, status in ENGINES[engine](plan, waiting, folder):
+            LOGGER.info(f"Sweep: {cell.name} {status}")
+            write_report(plan, folder)
         write_report(plan, folder)
-    write_report(plan, folder)
-    return {cell.name: read_state(folder, cell)["status"] for cell in plan.cells()}
+        return {cell.name: read_state(folder, cell)["status"] for cell in plan.cells()}
 
 
 def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
@@ -77,15 +77,33 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
 
 def _train(plan: Plan, cell: Cell, folder: Path) -> None:
     """Train a cell in `folder`/train, from where a former training there stopped."""
-    last = folder / "train/weights/last.pt"
-    epoch = last_epoch(last)
-    if epoch is None:
-        shutil.rmtree(folder / "train", ignore_errors=True)  # killed before, or within, its first checkpoint
-        last = model_file(cell.model, cell.num_param, cell.shape)
-    elif epoch == -1:  # as the host marks a checkpoint whose training has ended
+    epochs = plan.arguments.get("epochs", DEFAULT_CFG_DICT["epochs"])
+    ended, checkpoint = what_is_left(folder / "train/weights", epochs)
+    if ended:
         return
-    own = {"project": str(folder), "name": "train", "exist_ok": True, "seed": cell.seed, "resume": epoch is not None}
-    host_model(last).train(data=plan.data, **{"plots": False, **plan.arguments, **own})
+    if checkpoint is None:
+        shutil.rmtree(folder / "train", ignore_errors=True)
+    own = {"project": str(folder), "name": "train", "exist_ok": True, "seed": cell.seed, "resume": bool(checkpoint)}
+    model = checkpoint or model_file(cell.model, cell.num_param, cell.shape)
+    host_model(model).train(data=plan.data, **{"plots": False, **plan.arguments, **own})
+
+
+def what_is_left(weights: Path, epochs: int) -> tuple[bool, Path | None]:
+    """Return whether a training of so many epochs has ended, and if not, the checkpoint to resume it from, if any.
+
+    The host writes last.pt and then, after an epoch better than all before, the same into best.pt, each over the old
+    file; after the last epoch it does so with both once more, and marks them with epoch -1. So a kill cuts off one of
+    them at most. If it was best.pt, it is copied again from last.pt: the host, resuming, would miss it at its end.
+    """
+    last, best = weights / "last.pt", weights / "best.pt"
+    found = {file: last_epoch(file) for file in (last, best)}
+    if found[best] is None and found[last] not in (None, -1):
+        shutil.copyfile(last, best)
+        found[best] = found[last]
+    ends = (-1, epochs - 1)  # the host refuses to resume after the last epoch, marked or not
+    if found[best] in ends or (found[last] in ends and found[best] is not None):
+        return True, None
+    return False, next((file for file, epoch in found.items() if epoch not in (None, *ends)), None)
 
 
 def last_epoch(checkpoint: Path) -> int | None:
@@ -95,7 +113,7 @@ def last_epoch(checkpoint: Path) -> int | None:
     try:
         return torch.load(checkpoint, map_location="cpu", weights_only=False)["epoch"]
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        LOGGER.warning(f"{checkpoint} was cut off, so the training starts anew: {error}")
+        LOGGER.warning(f"{checkpoint} was cut off: {error}")
         return None
 
 
