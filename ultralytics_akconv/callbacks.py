@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ultralytics.utils import LOGGER, RANK
 
+from ultralytics_akconv.files import save_figure
 from ultralytics_akconv.modules import AKConv
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def draw_offsets(trainer: Any) -> None:
         from ultralytics_akconv.plots import plot_field
 
         file = Path(trainer.save_dir) / PICTURE
-        plot_field(_averaged(trainer), _validation_image(trainer), imgsz=_imgsz(trainer)).savefig(file, dpi=150)
+        figure = plot_field(_averaged(trainer), _validation_image(trainer), imgsz=_imgsz(trainer))
+        save_figure(figure, file, dpi=150)
         trainer.on_plot(file)
 
 
