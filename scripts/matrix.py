@@ -6,30 +6,35 @@ python scripts/matrix.py 8.3.9 8.4.190       these
 python scripts/matrix.py --readme 8.3.9 ...  and put the table into README.md
 
 Each release is installed without its dependencies into .matrix/<release> and put in front on PYTHONPATH; all else is
-from the environment that runs the script (`pip install -e ".[dev,matrix]"`). Logs stay beside the releases.
+from the environment that runs the script (`pip install -e ".[dev,matrix]"`). Logs stay beside the releases, and so
+does results.json: a row for each release, Python and torch that was run, of which the table is made. So rows of
+another Python come into the table by running the script with it; delete the file to begin anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".matrix"
+RESULTS = FOLDER / "results.json"
 RELEASES = ("8.3.9", "8.3.78", "8.3.253", "8.4.0", "8.4.100", "8.4.150")
-# Column of the table -> the tests behind it.
+# Column of the table -> beginnings of the names of the test files behind it.
 GROUPS = {
-    "layer, parser, names": ("test_modules.py", "test_plugin.py", "test_rows.py", "test_state.py", "test_blocks.py"),
-    "every model YAML": ("test_configs.py", "test_graft.py"),
-    "train, val, predict, resume": ("test_processes.py",),
-    "TorchScript, ONNX": ("test_export.py",),
-    "pretrained weights": ("test_transfer.py",),
+    "layer, parser, names": ("modules", "plugin", "rows", "state", "blocks"),
+    "every model YAML": ("configs", "graft"),
+    "train, val, predict, resume, DDP": ("processes", "distributed"),
+    "TorchScript, ONNX": ("export",),
+    "pretrained weights": ("transfer",),
 }
 
 
@@ -37,8 +42,10 @@ def install(release: str) -> Path:
     """Install a release, unless it is there already, and return its folder."""
     folder = FOLDER / release
     if not folder.exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
+        unfinished = folder.with_name(f"{release}.unfinished")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", unfinished]
         subprocess.run([*command, f"ultralytics=={release}"], check=True)
+        unfinished.rename(folder)
     return folder
 
 
@@ -52,32 +59,46 @@ def newest() -> str:
 def run(release: str, column: str, workers: int) -> str:
     """Run one group of tests on one release and return what the table says of it."""
     environment = {**os.environ, "PYTHONPATH": str(install(release))}
-    tests = [str(ROOT / "tests" / name) for name in GROUPS[column]]
+    tests = [str(file) for name in GROUPS[column] for file in sorted((ROOT / "tests").glob(f"test_{name}*.py"))]
     command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "--dist", "loadgroup", *tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    log = FOLDER / f"{release} {column}.log"
+    log = FOLDER / f"{release} Python {platform.python_version()} {column}.log"
     log.write_text(done.stdout + done.stderr, "utf-8")
     # The host's words follow pytest's last line on some releases, so the line is looked for.
     summaries = [line for line in done.stdout.splitlines() if re.search(r"\d+ (passed|failed|errors?)\b.* in ", line)]
-    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", "".join(summaries[-1:]))}
+    found = re.findall(r"(\d+) (passed|failed|skipped|xfailed|error)", "".join(summaries[-1:]))
+    counts = {word: int(number) for number, word in found}
     bad = counts.get("failed", 0) + counts.get("error", 0)
     if done.returncode or bad or "passed" not in counts:
         print(f"   see {log}")
         return f"**{bad} failed** of {sum(counts.values())}" if counts else "**could not run**"
     skipped = f", {counts['skipped']} skipped" if "skipped" in counts else ""
-    return f"{counts['passed']} passed{skipped}"
+    expected = f", {counts['xfailed']} expected failures" if "xfailed" in counts else ""
+    return f"{counts['passed']} passed{skipped}{expected}"
 
 
-def table(results: dict[str, list[str]]) -> str:
-    """Return the results as Markdown, with what they were made on."""
+def record(release: str, cells: list[str]) -> list[dict[str, Any]]:
+    """Put a row into results.json in the place of an older one of the same versions; return all rows, in order."""
     import torch
 
-    made_on = (
-        f"{datetime.date.today()}, Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, CPU"
-    )
-    lines = [f"| Ultralytics | {' | '.join(GROUPS)} |", "|---" * (len(GROUPS) + 1) + "|"]
-    lines += [f"| {release} | {' | '.join(cells)} |" for release, cells in results.items()]
-    return f"Tests run on {made_on}:\n\n" + "\n".join(lines) + "\n"
+    made_on = {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
+    row = {"release": release, **made_on, "date": str(datetime.date.today()), "cells": dict(zip(GROUPS, cells))}
+    rows = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else []
+    versions = ("release", "python", "torch")
+    rows = [other for other in rows if any(other[key] != row[key] for key in versions)] + [row]
+    rows.sort(key=lambda row: [[int(number) for number in re.findall(r"\d+", row[key])] for key in versions])
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown, with what they were made on."""
+    dates = sorted({row["date"] for row in rows})
+    lines = [f"| Ultralytics | Python | torch | {' | '.join(GROUPS)} |", "|---" * (len(GROUPS) + 3) + "|"]
+    for row in rows:
+        cells = [row["cells"].get(column, "not run") for column in GROUPS]
+        lines.append(f"| {' | '.join([row['release'], row['python'], row['torch'], *cells])} |")
+    return f"Tests run on {' to '.join(dates[:: max(len(dates) - 1, 1)])}, on a CPU:\n\n" + "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -88,20 +109,21 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="test processes at a time (default 2)")
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    results: dict[str, list[str]] = {}
+    failed, text = False, ""
     for release in options.releases or [*RELEASES, newest()]:
-        results[release] = []
+        cells = []
         for column in GROUPS:
-            results[release].append(run(release, column, options.workers))
-            print(f"{release}: {column}: {results[release][-1]}", flush=True)
-    text = table(results)
+            cells.append(run(release, column, options.workers))
+            print(f"{release}: {column}: {cells[-1]}", flush=True)
+        failed = failed or any("**" in cell for cell in cells)
+        text = table(record(release, cells))  # after each release: a run that is stopped has its rows
     print(f"\n{text}")
     if options.readme:
         readme = ROOT / "README.md"
         begin, end = "<!-- matrix: begin -->", "<!-- matrix: end -->"
         old = readme.read_text("utf-8")
         readme.write_text(f"{old.split(begin)[0]}{begin}\n\n{text}\n{end}{old.split(end)[1]}", "utf-8")
-    return int(any("**" in cell for cells in results.values() for cell in cells))
+    return int(failed)
 
 
 if __name__ == "__main__":
