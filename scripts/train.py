@@ -15,39 +15,35 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from ultralytics_akconv.datasets import NAMED, find_data
+from ultralytics_akconv.cli.arguments import exit_status, host_command, script_parser
+from ultralytics_akconv.datasets import find_data
 from ultralytics_akconv.evaluate import host_model
 from ultralytics_akconv.sweep import PRESETS, host_arguments, model_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or print what would run; return 0, or 1 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--data", required=True, help="coco, voc, visdrone, a dataset YAML or a dataset's folder")
+    parser = script_parser("train.py", __doc__)
     parser.add_argument("--model", default="yolov8n-akconv.yaml", help="a model YAML or a checkpoint")
     parser.add_argument("--num-param", type=int, metavar="N", help="put AKConv with N points into a model without")
     parser.add_argument("--shape", help="initial sampling shape of --num-param")
     parser.add_argument("--pretrained", metavar="FILE", help="a checkpoint whose weights to start from")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, run nothing")
     options, rest = parser.parse_known_args(arguments)
-    try:
-        settings = {**PRESETS.get(options.data, {}), **host_arguments(rest)}
-        if options.pretrained:
-            settings["pretrained"] = options.pretrained
-        model = model_file(options.model, options.num_param, options.shape)
-        if options.dry_run:
-            text = " ".join(f"{key}={value}" for key, value in settings.items())
-            print(f"yolo train model={model} data={NAMED.get(options.data, options.data)} {text}".rstrip())
-            return 0
-        data = find_data(options.data)
-        host_model(model).train(data=str(data), **settings)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(parser.prog, lambda: train(options, host_arguments(rest)))
+
+
+def train(options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Train with the settings of the user's, over those of the paper."""
+    settings = {**PRESETS.get(options.data, {}), **settings}
+    if options.pretrained:
+        settings["pretrained"] = options.pretrained
+    model = model_file(options.model, options.num_param, options.shape)
+    if options.dry_run:
+        print(host_command("train", model, options.data, settings))
+    else:
+        host_model(model).train(data=str(find_data(options.data)), **settings)
 
 
 if __name__ == "__main__":

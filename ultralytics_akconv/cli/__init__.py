@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from ultralytics_akconv import __version__
+from ultralytics_akconv.cli.arguments import exit_status
 from ultralytics_akconv.cli.benchmark import add_benchmark
 from ultralytics_akconv.cli.convert import add_convert
 from ultralytics_akconv.cli.models import add_graft, add_info, add_models
@@ -26,9 +26,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not hasattr(options, "host_arguments"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.host_arguments = rest
-    try:
-        options.run(options)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        print(f"akconv: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status("akconv", lambda: options.run(options))

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Arguments that several commands share."""
+"""What several commands and scripts share: arguments, and how they end."""
 
 from __future__ import annotations
 
+import argparse
 import ast
+import sys
+from collections.abc import Callable
+from typing import Any
 
+from ultralytics_akconv.datasets import NAMED
+
+HOST_ARGUMENTS_HELP = "Any argument of Ultralytics follows as key=value or --key value."
 WHERE_HELP = "downsample, backbone, neck, blocks, or layer indices: 3,5,7"
 
 
@@ -22,3 +29,38 @@ def where(text: str) -> str | list[int]:
 def shape(text: str) -> str | list:
     """Read a shape's name or a list of points."""
     return ast.literal_eval(text) if text.startswith("[") else text
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the dataset."""
+    parser.add_argument("--data", required=True, help="coco, voc, visdrone, a dataset YAML or a dataset's folder")
+
+
+def script_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a script that runs the host on a dataset, or prints what would run."""
+    parser = argparse.ArgumentParser(
+        name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_data(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, run nothing")
+    return parser
+
+
+def host_command(mode: str, model: Any, data: str, settings: dict[str, Any]) -> str:
+    """Return the host's command that does the same."""
+    return f"yolo {mode} model={model} data={NAMED.get(data, data)} {settings_text(settings)}".rstrip()
+
+
+def settings_text(settings: dict[str, Any]) -> str:
+    """Return arguments of the host as they are written on its command line."""
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def exit_status(command: str, run: Callable[[], None]) -> int:
+    """Run a command and return its exit status: 0, or 1 after an error of the user's, which is printed."""
+    try:
+        run()
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
+    return 0

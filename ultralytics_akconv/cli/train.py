@@ -5,25 +5,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from ultralytics_akconv.cli.arguments import HOST_ARGUMENTS_HELP, add_data, settings_text
 from ultralytics_akconv.datasets import find_data
 from ultralytics_akconv.evaluate import evaluate
 from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, run_sweep
 
-_EPILOG = "Any argument of Ultralytics follows as key=value or --key value."
-
 
 def add_train(subparsers: argparse._SubParsersAction) -> None:
     """Add `akconv benchmark train`."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train with and without AKConv, several seeds each, and compare",
-        allow_abbrev=False,
-        epilog=_EPILOG,
-    )
-    parser.add_argument("--data", required=True, help="coco, voc, visdrone, a dataset YAML or a dataset's folder")
+    parser = _parser(subparsers, "train", "train with and without AKConv, several seeds each, and compare", _run_train)
     parser.add_argument("--model", nargs="+", default=["yolov8n.yaml"], help="models without AKConv")
     parser.add_argument("--num-param", type=int, nargs="*", default=[3, 5, 9], metavar="N")
     parser.add_argument("--shape", nargs="+", default=["default"], metavar="SHAPE")
@@ -33,24 +27,27 @@ def add_train(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--engine", choices=ENGINES, default="serial")
     parser.add_argument("--dry-run", action="store_true", help="print the cells and their settings, run nothing")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="results; resumed if there")
-    parser.set_defaults(run=_run_train, host_arguments=[])
 
 
 def add_evaluate(subparsers: argparse._SubParsersAction) -> None:
     """Add `akconv evaluate`."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="AP by COCO rules and the host's metrics of a trained model",
-        allow_abbrev=False,
-        epilog=_EPILOG,
-    )
+    what = "AP by COCO rules and the host's metrics of a trained model"
+    parser = _parser(subparsers, "evaluate", what, _run_evaluate)
     parser.add_argument("model", help="a checkpoint")
-    parser.add_argument("--data", required=True, help="coco, voc, visdrone, a dataset YAML or a dataset's folder")
     parser.add_argument("--split", default="val")
     parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels (default 640)")
     parser.add_argument("--annotations", metavar="JSON", help="the original instances JSON, if not beside the dataset")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
-    parser.set_defaults(run=_run_evaluate, host_arguments=[])
+
+
+def _parser(
+    subparsers: argparse._SubParsersAction, name: str, what: str, run: Callable[[argparse.Namespace], None]
+) -> argparse.ArgumentParser:
+    """Return the parser of a command that takes a dataset and arguments of the host."""
+    parser = subparsers.add_parser(name, help=what, allow_abbrev=False, epilog=HOST_ARGUMENTS_HELP)
+    add_data(parser)
+    parser.set_defaults(run=run, host_arguments=[])
+    return parser
 
 
 def _run_train(options: argparse.Namespace) -> None:
@@ -69,7 +66,7 @@ def _run_train(options: argparse.Namespace) -> None:
     )
     if options.dry_run:
         print("\n".join(cell.name for cell in plan.cells()))
-        print(f"each: train data={data} {' '.join(f'{key}={value}' for key, value in arguments.items())}")
+        print(f"each: train data={data} {settings_text(arguments)}")
         return
     failed = [name for name, status in run_sweep(plan, options.output, options.engine).items() if status != "done"]
     print((options.output / "table.md").read_text("utf-8"))
