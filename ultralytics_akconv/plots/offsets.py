@@ -4,29 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from torch import Tensor
 
-from ultralytics_akconv.plots.samples import LayerSamples, Samples, image_samples
+from ultralytics_akconv.plots.samples import Image, Layers, LayerSamples, Model, Samples, image_samples
 from ultralytics_akconv.plots.style import ink, new_figure, style_axes, style_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from torch import nn
 
 _COLUMNS = 3  # panels a line
 _INITIAL, _LEARNED, _OUTSIDE, _ANCHOR = "#ffffff", "#2f9bff", "#ff4d4d", "#ffb000"  # on a greyed image, both styles
 
 
 def plot_offsets(
-    model: str | Path | nn.Module,
-    image: str | Path | np.ndarray,
-    layers: int | str | Iterable[int | str] | None = None,
+    model: Model,
+    image: Image,
+    layers: Layers = None,
     at: tuple[float, float] | list[tuple[float, float]] | None = None,
     imgsz: int | None = None,
     dark: bool = False,
@@ -68,11 +66,7 @@ def plot_offsets(
 
 
 def plot_field(
-    model: str | Path | nn.Module,
-    image: str | Path | np.ndarray,
-    layers: int | str | Iterable[int | str] | None = None,
-    imgsz: int | None = None,
-    dark: bool = False,
+    model: Model, image: Image, layers: Layers = None, imgsz: int | None = None, dark: bool = False
 ) -> Figure:
     """Draw the mean displacement of every output pixel's samples over an image: length as colour, way as arrows.
 
@@ -106,11 +100,7 @@ def plot_field(
 
 
 def plot_histogram(
-    model: str | Path | nn.Module,
-    image: str | Path | np.ndarray,
-    layers: int | str | Iterable[int | str] | None = None,
-    imgsz: int | None = None,
-    dark: bool = False,
+    model: Model, image: Image, layers: Layers = None, imgsz: int | None = None, dark: bool = False
 ) -> Figure:
     """Draw how far the samples of each layer lie from their initial places, and how many of them off the map.
 

@@ -15,7 +15,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import cv2
 import numpy as np
@@ -28,6 +28,10 @@ from ultralytics.utils.patches import imread
 
 from ultralytics_akconv.functional import sampling_positions
 from ultralytics_akconv.modules import AKConv
+
+Model = Union[str, Path, nn.Module, YOLO, RTDETR]  # a checkpoint, a YAML, a wrapper of the host's, or the network
+Image = Union[str, Path, np.ndarray]  # a file, or an array (H, W, 3) as OpenCV reads it
+Layers = Union[int, str, Iterable[Union[int, str]], None]  # rows of the YAML or names of modules; None for all
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,9 @@ class Samples:
 
 
 def image_samples(
-    model: str | Path | nn.Module | YOLO | RTDETR,
-    image: str | Path | np.ndarray,
-    layers: int | str | Iterable[int | str] | None = None,
+    model: Model,
+    image: Image,
+    layers: Layers = None,
     imgsz: int | None = None,
 ) -> Samples:
     """Run a model on an image and return where its AKConv layers read it.
@@ -155,7 +159,7 @@ def image_samples(
     return Samples(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), records, (left, top, right, bottom))
 
 
-def choose_layers(network: nn.Module, layers: int | str | Iterable[int | str] | None = None) -> dict[str, AKConv]:
+def choose_layers(network: nn.Module, layers: Layers = None) -> dict[str, AKConv]:
     """Return the AKConv modules of a network by name: all, or those of the given rows and names.
 
     Raises:
@@ -176,7 +180,7 @@ def choose_layers(network: nn.Module, layers: int | str | Iterable[int | str] | 
     return chosen
 
 
-def _network(model: str | Path | nn.Module | YOLO | RTDETR) -> nn.Module:
+def _network(model: Model) -> nn.Module:
     """Return the network of whatever stands for a model."""
     if isinstance(model, (str, Path)):
         model = (RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO)(model)
@@ -193,7 +197,7 @@ def _trained_size(network: nn.Module) -> int:
     return int(size) if isinstance(size, (int, float)) else 640
 
 
-def _read(image: str | Path | np.ndarray) -> np.ndarray:
+def _read(image: Image) -> np.ndarray:
     """Return an image as (H, W, 3) BGR."""
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
