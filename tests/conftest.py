@@ -106,6 +106,19 @@ def skip_if_onnx_needs_onnxscript():
         pytest.skip(f"ONNX export by Ultralytics {ultralytics.__version__} needs onnxscript with this torch")
 
 
+def run_clean(home, command, cwd=None, timeout=300, **environment):
+    """Run a command as a fresh user with this home, in it or in `cwd`; return the finished process."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd or home,
+        env=clean_environment(home, **{k: str(v) for k, v in environment.items()}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 @pytest.fixture
 def fresh(tmp_path):
     """Run a command (a list, or Python code) in a fresh process of an empty home; returns the finished process."""
@@ -113,16 +126,8 @@ def fresh(tmp_path):
     def run(command, *, cwd=None, timeout=300, **environment):
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
-        command = [sys.executable, "-c", command] if isinstance(command, str) else [str(part) for part in command]
-        return subprocess.run(
-            command,
-            cwd=cwd or tmp_path,
-            env=clean_environment(home, **{k: str(v) for k, v in environment.items()}),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        command = [sys.executable, "-c", command] if isinstance(command, str) else command
+        return run_clean(home, command, cwd or tmp_path, timeout, **environment)
 
     return run
 

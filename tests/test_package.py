@@ -2,7 +2,6 @@
 """The wheel, the sdist and the editable install: what they hold, that they work, and that they go without a trace."""
 
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -10,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ROOT, run_clean
 
 from ultralytics_akconv import __version__
 
@@ -21,15 +20,7 @@ START_UP = {"ultralytics_akconv.pth", "ultralytics_akconv.start", "ultralytics_a
 
 def run(*command, cwd, **environment):
     """Run a command in a clean environment; it must succeed."""
-    process = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=clean_environment(cwd, **environment),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    process = run_clean(cwd, command, **environment)
     assert process.returncode == 0, process.stdout + process.stderr
     return process
 

@@ -14,7 +14,14 @@ import pytest
 import torch
 import ultralytics.utils
 import yaml
-from conftest import clean_environment, copy_mini_dataset, layers_of, skip_if_onnx_needs_onnxscript, yolov8_dict
+from conftest import (
+    clean_environment,
+    copy_mini_dataset,
+    layers_of,
+    run_clean,
+    skip_if_onnx_needs_onnxscript,
+    yolov8_dict,
+)
 
 pytestmark = pytest.mark.slow
 YOLO_COMMAND = Path(sys.executable).parent / "yolo"
@@ -27,15 +34,7 @@ restricted_loading = pytest.mark.skipif(
 
 def run(folder, *command, **environment):
     """Run a command in `folder` and return what it printed; it must succeed."""
-    process = subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env=clean_environment(folder, **environment),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    process = run_clean(folder, command, **environment)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout + process.stderr
 

@@ -6,26 +6,20 @@ import py_compile
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ROOT, run_clean
 
 START_UP = ROOT / "ultralytics_akconv_startup.py"
 PTH = ast.literal_eval(re.search(r"^PTH = (\(.*?^\))", (ROOT / "setup.py").read_text("utf-8"), re.M | re.S)[1])
 
 
 def python(folder, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=clean_environment(folder, **environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    """Run Python in `folder`; it must succeed."""
+    process = run_clean(folder, [sys.executable, *arguments], timeout=60, **environment)
+    process.check_returncode()
+    return process
 
 
 def test_nothing_in_the_working_directory_is_executed_at_interpreter_start(tmp_path):
