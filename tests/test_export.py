@@ -78,34 +78,6 @@ def test_a_traced_layer_takes_other_sizes_or_the_batch_it_was_not_traced_with(cl
         torch.testing.assert_close(torch.from_numpy(out), layer(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["grid", "deform"])
-@pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize("size", [(9, 11), (1, 7), (6, 1), (1, 1)], ids=str)
-def test_every_form_of_an_export_equals_the_layer_on_and_off_the_map(form, border, size):
-    between_pixels = [[0.5, -0.25], [0, 1], [1.75, 0], [-3, 2], [2, 2]]
-    for stride, shape in ((1, "default"), (2, between_pixels), (3, between_pixels)):
-        layer = learned(AKConv(3, 4, 5, stride, border=border, shape=shape)).eval()
-        with torch.no_grad(), export_form(lambda: form):
-            traced = torch.jit.trace(layer, torch.randn(2, 3, *size), check_trace=False)
-            x = torch.randn(2, 3, *size) * 5
-            torch.testing.assert_close(traced(x), layer(x), rtol=1e-4, atol=1e-4)
-
-
-def test_a_form_is_used_by_traces_within_its_context_alone():
-    layer = learned(AKConv(3, 4, 5, 2)).eval()
-    x = torch.randn(1, 3, 8, 8)
-
-    def operators():
-        return str(torch.jit.trace(layer, x, check_trace=False).inlined_graph)
-
-    with export_form(lambda: "grid"):
-        assert "aten::grid_sampler" in operators()
-        with pytest.raises(ValueError, match="gather, grid, deform"), export_form(lambda: "circle"):
-            operators()
-    assert "aten::index_select" in operators()
-    assert "aten::grid_sampler" not in operators()
-
-
 def test_the_form_follows_the_format_the_opset_and_the_precision():
     assert choose_form("onnx") == "gather"
     assert choose_form("onnx", opset=19) == "deform"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The forms of an export as functions and alone in a trace; whole models in them are in `test_export.py`."""
+"""The forms of an export as functions and alone in a trace; whole models in them: `test_export.py`."""
 
 import io
 import re
@@ -47,6 +47,19 @@ def test_a_form_takes_offsets_of_another_dtype_than_the_input(form, border, offs
     close(out, reference.akconv2d(x.double(), offset, weight.double(), BETWEEN_PIXELS, bias.double(), 2, border))
 
 
+@pytest.mark.parametrize("form", FORMS)
+@borders
+@pytest.mark.parametrize("size", [(9, 11), (1, 7), (6, 1), (1, 1)], ids=str)
+def test_every_form_of_an_export_equals_the_layer_on_and_off_the_map(form, border, size):
+    between_pixels = [[0.5, -0.25], [0, 1], [1.75, 0], [-3, 2], [2, 2]]
+    for stride, shape in ((1, "default"), (2, between_pixels), (3, between_pixels)):
+        layer = learned(AKConv(3, 4, 5, stride, border=border, shape=shape)).eval()
+        with torch.no_grad(), export_form(lambda: form):
+            traced = torch.jit.trace(layer, torch.randn(2, 3, *size), check_trace=False)
+            x = torch.randn(2, 3, *size) * 5
+            torch.testing.assert_close(traced(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
 @borders
 def test_every_tensor_is_made_on_the_device_of_the_input(border):
     x, offset, weight, bias = (tensor.float().to("meta") for tensor in layer_case())  # stands for any other device
@@ -69,6 +82,21 @@ def test_the_form_of_grid_sample_makes_no_integer_of_an_index():
         graph = str(torch.jit.trace(layer, torch.randn(1, 3, 8, 8), check_trace=False).inlined_graph)
     indices = re.findall(r": (\w+)\(.* = aten::arange\(", graph)
     assert indices == ["Float", "Float"]
+
+
+def test_a_form_is_used_by_traces_within_its_context_alone():
+    layer = learned(AKConv(3, 4, 5, 2)).eval()
+    x = torch.randn(1, 3, 8, 8)
+
+    def operators():
+        return str(torch.jit.trace(layer, x, check_trace=False).inlined_graph)
+
+    with export_form(lambda: "grid"):
+        assert "aten::grid_sampler" in operators()
+        with pytest.raises(ValueError, match="gather, grid, deform"), export_form(lambda: "circle"):
+            operators()
+    assert "aten::index_select" in operators()
+    assert "aten::grid_sampler" not in operators()
 
 
 def test_a_form_is_asked_for_by_traces_alone_and_gather_is_the_plain_expression(close):
