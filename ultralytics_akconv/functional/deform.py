@@ -8,6 +8,7 @@ runtime that computes in bfloat16 loses no more than the offset itself has lost.
 
 from __future__ import annotations
 
+from math import floor
 from typing import Any
 
 import torch
@@ -22,34 +23,37 @@ def deform_akconv2d(
 ) -> Tensor:
     """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments. Needs torchvision to be imported."""
     n, (h, w) = len(points), offset.shape[2:]
-    offset = offset.to(position_dtype(offset.dtype))
-    row, col = offset[:, :n], offset[:, n:]  # (B, N, h, w) each
+    dtype = position_dtype(offset.dtype)
+    offset = offset.to(dtype)
+    base = base_positions(points, stride, h, w, dtype, x.device)
+    if base.fraction is not None:
+        offset = offset + base.fraction.reshape(1, 2 * n, 1, 1)
     mask = None
     if border != "zeros":
-        base = base_positions(points, stride, h, w, offset.dtype, x.device)
-        row_fraction, col_fraction = (0, 0) if base.fraction is None else base.fraction[:, :, None, None].unbind(0)
-        row, row_factor = _on_the_map(row + row_fraction, base.row.transpose(0, 1), x.shape[2])
-        col, col_factor = _on_the_map(col + col_fraction, base.col[:, None], x.shape[3])
-        row, col = row - row_fraction, col - col_fraction
+        row, row_factor = _on_the_map(offset[:, :n], base.row.transpose(0, 1).to(dtype), x.shape[2])
+        col, col_factor = _on_the_map(offset[:, n:], base.col[:, None].to(dtype), x.shape[3])
+        offset = torch.cat((row, col), dim=1)
         mask = row_factor * col_factor if border == "paper" else None
     # Kernel row k reads row (i * stride - (N - 1) + 2 * k): dilation 2 and padding N - 1 leave the output (h, w).
-    shift = torch.tensor([[r + n - 1 - 2 * k, c] for k, (r, c) in enumerate(points)], dtype=offset.dtype).to(x.device)
-    displacement = torch.stack((row, col), dim=2).flatten(1, 2) + shift.reshape(1, 2 * n, 1, 1)  # row, col a point
-    mask = torch.ones_like(row) if mask is None else mask.to(x.dtype)
+    shift = [(floor(r) + n - 1 - 2 * k, floor(c)) for k, (r, c) in enumerate(points)]
+    order = torch.arange(2 * n, device=x.device).reshape(2, n).T.flatten()  # the row and the column of one point, ...
+    shift = torch.tensor(shift, dtype=dtype, device=x.device).reshape(1, 2 * n, 1, 1)
+    displacement = offset.index_select(1, order) + shift
+    mask = torch.ones_like(offset[:, :n]) if mask is None else mask
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    return _DeformConv.apply(x, weight, displacement.to(x.dtype), mask, bias, stride)
+    return _DeformConv.apply(x, weight, displacement.to(x.dtype), mask.to(x.dtype), bias, stride)
 
 
 def _on_the_map(offset: Tensor, base: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return offsets (B, N, h, w) that keep `base` (N, h or 1, w or 1) on an axis of `size`, and the factor of "paper".
 
     The bounds are relative to the base. They are large only where the base is far from the border, where no offset
-    comes near them.
+    comes near them. There are no integers and no comparisons, which would keep runtimes from joining the steps.
     """
-    low = offset.floor().to(torch.int32) + base
-    between = (low + 1).clamp(0, size - 1) - low.clamp(0, size - 1)
-    first, last = (-base).to(offset.dtype), (size - 1 - base).to(offset.dtype)
-    return torch.minimum(torch.maximum(offset, first), last), (2 - between).to(offset.dtype)
+    first, last = -base, size - 1 - base
+    low = offset.floor()
+    factor = torch.maximum(first + 1 - low, low - (last - 2)).clamp(1, 2)  # 2 from `first - 1` down and `last` up
+    return torch.minimum(torch.maximum(offset, first), last), factor
 
 
 class _DeformConv(torch.autograd.Function):
