@@ -10,6 +10,7 @@ from typing import Any
 import torchvision  # noqa: F401 - its operator `deform_conv2d` must be known to torch before a trace uses it
 
 from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.paddle import teach_x2paddle
 
 # Format -> form, where "gather", which every other format gets, is not the fastest that is right; see docs/export.md.
 FORMS = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "grid", "torchscript": "grid"}
@@ -42,7 +43,10 @@ def choosing_call(host_call: Callable) -> Callable:
         def choose() -> str:
             settings = self.args  # `half` became `quantize=16` in 8.4
             half = getattr(settings, "half", False) is True or getattr(settings, "quantize", None) == 16
-            return choose_form(str(settings.format).lower(), settings.opset, half)
+            format_ = str(settings.format).lower()
+            if format_ == "paddle":
+                teach_x2paddle()  # here, since the host has installed its converter by the time it traces
+            return choose_form(format_, settings.opset, half)
 
         with export_form(choose):
             return host_call(self, *args, **kwargs)

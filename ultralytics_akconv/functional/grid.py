@@ -17,7 +17,8 @@ def grid_akconv2d(
     b, c, height, width = x.shape
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
-    row, col = torch.tensor(points, dtype=dtype, device=x.device).unbind(1)  # (N) each
+    start = torch.tensor(points, dtype=dtype, device=x.device)  # (N, 2)
+    row, col = start[:, 0], start[:, 1]  # X2Paddle has no unbind
     row = row[:, None] + torch.arange(h, dtype=dtype, device=x.device) * stride  # (N, h)
     col = col[:, None] + torch.arange(w, dtype=dtype, device=x.device) * stride  # (N, w)
     row = offset[:, :n].to(dtype).reshape(b, n * h, w) + row.reshape(1, n * h, 1)  # (B, N*h, w)
@@ -28,7 +29,7 @@ def grid_akconv2d(
     samples = torch.nn.functional.grid_sample(x, grid.to(x.dtype), padding_mode=padding, align_corners=False)
     if border == "paper":
         factor = _border_factor(row, height) * _border_factor(col, width)  # (B, N*h, w)
-        samples = samples * factor.to(x.dtype)[:, None]
+        samples = samples * factor.to(x.dtype).unsqueeze(1)
     samples = samples.reshape(b, c * n, h, w)
     return torch.nn.functional.conv2d(samples, weight.reshape(weight.shape[0], -1, 1, 1), bias)
 
