@@ -196,6 +196,6 @@ def test_a_soak_over_changing_sizes_keeps_the_memory_flat_and_the_caches_bounded
     grown = soak(passes)
     print(f"{passes} passes: {grown:+.1f} MiB")
     assert grown < 16
-    for cache in (taps.cached_base_positions, taps._bounds):
+    for cache in (taps.cached_base_positions, taps._last):
         info = cache.cache_info()
         assert info.currsize <= info.maxsize == 128

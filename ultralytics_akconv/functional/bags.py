@@ -13,6 +13,7 @@ of an early YOLO layer would take more memory than its activations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,19 +31,26 @@ def _pixel_rows(x: Tensor) -> Tensor:
     return x.detach().permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _four(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], combine: Any) -> Tensor:
+def _four(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], combine: Callable[..., Tensor]) -> Tensor:
     """Combine low and high of the rows with low and high of the columns: (samples, 4), in the order of the bags."""
-    return torch.stack([combine(a, b) for a in first for b in second], dim=-1).reshape(-1, 4)
+    four = combine(torch.stack(row)[:, None], torch.stack(col)).view(4, -1)
+    bags = torch.empty_like(four.t(), memory_format=torch.contiguous_format)
+    bags.t().copy_(four)  # a transposition that PyTorch does in tiles: three times as fast as a stack along the last axis
+    return bags
 
 
 def _pixel_indices(row: Taps, col: Taps, size: tuple[int, int]) -> Tensor:
     """Return the four pixel rows of every sample, (samples, 4) int32."""
     height, width = size
-    low, high = row.low * width, row.high * width
-    if len(low) > 1:
-        image = torch.arange(len(low), dtype=torch.int32, device=low.device)[:, None, None, None] * (height * width)
-        low, high = low + image, high + image
-    return _four((low, high), (col.low, col.high), torch.add)
+
+    def index(rows: Tensor, cols: Tensor) -> Tensor:
+        rows = rows * width
+        if rows.shape[2] > 1:
+            image = torch.arange(rows.shape[2], dtype=torch.int32, device=rows.device)
+            rows += image[:, None, None, None] * (height * width)
+        return rows + cols
+
+    return _four((row.low, row.high), (col.low, col.high), index)
 
 
 def _weights(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], like: Tensor) -> Tensor:

@@ -69,10 +69,9 @@ def cached_base_positions(
 
 @lru_cache(maxsize=128)
 @torch.inference_mode(False)
-def _bounds(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the first and the last index of each axis, to clamp both in one step: (2, 1, 1, 1, 1) int32."""
-    last = torch.tensor([size[0] - 1, size[1] - 1], dtype=torch.int32, device=device)[:, None, None, None, None]
-    return torch.zeros_like(last), last
+def _last(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Return the last index of each axis, to clamp both in one step: (2, 1, 1, 1, 1) int32."""
+    return torch.tensor([size[0] - 1, size[1] - 1], dtype=torch.int32, device=device)[:, None, None, None, None]
 
 
 def sampling_taps(
@@ -103,15 +102,22 @@ def sampling_taps(
     fraction = offset - floor
     whole = floor.to(torch.int32)  # a NaN becomes some integer, which the clamp brings onto the map
     if traced:
-        row = _taps(fraction[0], whole[0] + base.row, (0, size[0] - 1), border)
-        return row, _taps(fraction[1], whole[1] + base.col, (0, size[1] - 1), border)
+        row = _taps(fraction[0], whole[0] + base.row, size[0] - 1, border)
+        return row, _taps(fraction[1], whole[1] + base.col, size[1] - 1, border)
     whole[0].add_(base.row)
     whole[1].add_(base.col)
-    row, col = zip(*_taps(fraction, whole, _bounds(tuple(size), offset.device), border))
+    row, col = zip(*_taps(fraction, whole, _last(tuple(size), offset.device), border))
     return Taps(*row), Taps(*col)
 
 
-def _taps(fraction: Tensor, whole: Tensor, bounds: tuple[Tensor, Tensor] | tuple[int, int], border: str) -> Taps:
+def _on_map(index: Tensor, last: Tensor | int) -> Tensor:
+    """Return the indices clamped to 0 ... last."""
+    if isinstance(last, int):
+        return index.clamp(0, last)
+    return index.clamp_min(0).minimum(last)  # `clamp` has no vectorised loop for bounds that are broadcast
+
+
+def _taps(fraction: Tensor, whole: Tensor, last: Tensor | int, border: str) -> Taps:
     """Return the taps of positions `whole + fraction`; the first axis of the tensors may hold rows and columns.
 
     Clamping both pixel indices to the map is the border rule "clamp". The published code gives both the full weight
@@ -120,11 +126,11 @@ def _taps(fraction: Tensor, whole: Tensor, bounds: tuple[Tensor, Tensor] | tuple
     Args:
         fraction: (..., B, h, N, w), from 0 to 1, or NaN.
         whole: Whole pixels, int32, of the same shape.
-        bounds: First and last index of the map.
+        last: Last index of the map, or of each axis.
         border: One of `BORDERS`.
     """
     above = whole + 1
-    low, high = whole.clamp(*bounds), above.clamp(*bounds)
+    low, high = _on_map(whole, last), _on_map(above, last)
     if border == "zeros":
         low_inside, high_inside = (low == whole).to(fraction.dtype), (high == above).to(fraction.dtype)
         return Taps(low, high, (1 - fraction) * low_inside, fraction * high_inside, low_inside, high_inside)
