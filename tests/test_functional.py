@@ -266,6 +266,15 @@ def test_what_was_made_in_inference_mode_can_be_trained_on_afterwards():
     assert x.grad.any() and offset.grad.any()
 
 
+def test_a_stride_of_one_and_the_papers_border_are_taken_unless_told(close):
+    points = sampling_points(5)
+    x, offset = case()
+    weight = torch.randn(4, 3, 5, 1, dtype=x.dtype)
+    assert torch.equal(sampling_positions(offset, points), sampling_positions(offset, points, 1))
+    close(resample(x, offset, points), reference.resample(x, offset, points, 1, "paper"))
+    close(akconv2d(x, offset, weight, points), reference.akconv2d(x, offset, weight, points, None, 1, "paper"))
+
+
 def test_bad_tensors_are_refused_with_what_is_allowed():
     x, offset = case()
     points = sampling_points(5)
