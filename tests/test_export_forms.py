@@ -129,6 +129,18 @@ def test_the_deformable_form_is_one_operator_in_onnx_and_equals_the_layer(border
     torch.testing.assert_close(torch.from_numpy(out), layer(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["gather", *FORMS])
+def test_a_bias_comes_through_a_trace_in_every_form(form, close):
+    x, offset, weight, bias = layer_case()
+
+    def layer(x, offset):
+        return akconv2d(x, offset, weight, BETWEEN_PIXELS, bias, 2)
+
+    with export_form(lambda: form):
+        traced = torch.jit.trace(layer, (x, offset), check_trace=False)
+    close(traced(x, offset), layer(x, offset))
+
+
 @formulations
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
 def test_the_gradients_of_many_samples_of_one_pixel_are_summed_in_float32(sample, half):
