@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Formats whose converters are heavy, each skipped where its own are not installed, and the rules X2Paddle is given."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from conftest import layers_of, learned
+from ultralytics import YOLO
+
+from ultralytics_akconv import AKConv
+from ultralytics_akconv.benchmark.exports import benchmark_exports
+from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.paddle import teach_x2paddle
+
+# What the converter of a format needs, and what its runtime is, by the names they are imported under.
+NEEDS = {
+    "executorch": ["executorch"],
+    "litert": ["litert_torch", "ai_edge_litert"],
+    "paddle": ["paddle", "x2paddle"],
+    "saved_model": ["tensorflow", "onnx2tf", "tf_keras"],
+}
+CALIBRATION = "calibration_image_sample_data_20x128x128x3_float32.npy"  # the host downloads it for onnx2tf, else
+
+
+def needed(format_, names):
+    for name in names:
+        pytest.importorskip(name, reason=f"the export to {format_} needs {name}, which is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", NEEDS)
+def test_a_model_exported_by_a_heavy_converter_equals_the_model(format_, tmp_path, monkeypatch):
+    needed(format_, NEEDS[format_])
+    monkeypatch.chdir(tmp_path)
+    np.save(CALIBRATION, np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32))
+    (row,) = benchmark_exports([format_], imgsz=64, repeats=1).rows
+    assert row["works"] == "yes"
+    assert float(row["difference"]) < 1e-2  # of a model that makes small differences large; a wrong border gives 0.1
+
+
+@pytest.mark.slow
+def test_coreml_converts_a_model(tmp_path):
+    needed("coreml", ["coremltools"])
+    import coremltools
+
+    yolo = YOLO("yolov8n-akconv.yaml")
+    for layer in layers_of(yolo.model):
+        learned(layer)
+    yolo.model.pt_path = str(tmp_path / "model.pt")
+    file = yolo.export(format="coreml", imgsz=64, verbose=False)
+    program = coremltools.models.MLModel(file, skip_model_load=True).get_spec().mlProgram
+    (block,) = program.functions["main"].block_specializations.values()
+    gathers = [operation for operation in block.operations if operation.type == "gather"]
+    assert len(gathers) >= 4 * len(layers_of(yolo.model))
+
+
+class Mapper:
+    """The part of X2Paddle's mapper that a rule uses, over a traced graph."""
+
+    def __init__(self, graph):
+        self.nodes = {output.debugName(): node for node in graph.nodes() for output in node.outputs()}
+        self.attrs = {
+            name: node.output().toIValue() for name, node in self.nodes.items() if node.kind() == "prim::Constant"
+        }
+        self.pytorch_params = {name: None for name, node in self.nodes.items() if node.kind() == "prim::GetAttr"}
+
+    def normalize_scope_name(self, node):
+        return node.scopeName()
+
+    def _get_outputs_name(self, node):
+        return [output.debugName() for output in node.outputs()]
+
+    def _get_inputs_name(self, node):
+        return [value.debugName() for value in node.inputs()], [value.node() for value in node.inputs()]
+
+    def _check_input(self, graph, node, name, outputs, scope):
+        if node.kind() == "prim::GetAttr":
+            outputs.append(name)
+
+
+class Layers(list):
+    """A Paddle graph that keeps what was added to it."""
+
+    def add_layer(self, kernel, inputs, outputs, **attributes):
+        self.append((kernel, inputs, outputs, attributes))
+
+
+@pytest.fixture
+def rules(monkeypatch):
+    """The module in which X2Paddle finds its rules, here with two of its own that name what they were asked for."""
+    names = ["x2paddle", "x2paddle.op_mapper", "x2paddle.op_mapper.pytorch2paddle"]
+    modules = {name: types.ModuleType(name) for name in names}
+    aten = types.ModuleType(f"{names[-1]}.aten")
+    modules[names[-1]].aten = aten
+    for name, module in {**modules, aten.__name__: aten}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    aten.aten__convolution = aten.aten_floor = lambda mapper, graph, node: "own"
+    teach_x2paddle()
+    return aten
+
+
+def translated(layer, x, rules, form="grid"):
+    """Return what the rules make of a traced layer: of a name of a rule, what it returned and what it added."""
+    with torch.no_grad(), export_form(lambda: form):
+        graph = torch.jit.trace(layer, x, check_trace=False).inlined_graph
+    torch._C._jit_pass_constant_propagation(graph)  # as X2Paddle does first
+    mapper, layers, returned = Mapper(graph), Layers(), []
+    for node in graph.nodes():
+        rule = getattr(rules, node.kind().replace("::", "_"), None)
+        if rule:
+            returned.append((node.kind(), rule(mapper, layers, node)))
+    return returned, layers
+
+
+@pytest.mark.parametrize(("border", "padding"), [("paper", "'border'"), ("clamp", "'border'"), ("zeros", "'zeros'")])
+def test_x2paddle_is_given_rules_for_what_it_cannot_translate_of_a_layer(rules, border, padding):
+    layer = learned(AKConv(3, 4, 5, 2, border=border)).eval().requires_grad_(False)
+    layer.conv.conv.bias = torch.nn.Parameter(torch.zeros(4))  # as the host fuses it
+    del layer.conv.bn
+    returned, layers = translated(layer, torch.randn(1, 3, 9, 11), rules)
+    kinds = [kind for kind, result in returned if result == "own"]
+    assert kinds == ["aten::_convolution"]  # of the offsets, whose weight is a parameter
+    added = [kernel.rpartition(".")[2] for kernel, *_ in layers]
+    assert added == ["grid_sample", *(["floor", "floor"] if border == "paper" else []), "conv2d"]
+    attributes = layers[0][3]
+    assert attributes["padding_mode"] == padding
+    assert attributes["mode"] == "'bilinear'"
+    assert attributes["align_corners"] is False
+    _, inputs, outputs, attributes = layers[-1]
+    assert list(inputs) == ["x", "weight", "bias"]
+    assert (attributes["stride"], attributes["padding"], attributes["dilation"], attributes["groups"]) == (
+        *([1, 1], [0, 0], [1, 1]),
+        1,
+    )
+    assert len(outputs) == 1
+    assert returned[-1][1] == (list(inputs.values()), [*outputs, inputs["bias"]])  # the bias is a parameter it reads
+
+
+def test_x2paddle_is_given_its_rules_once_and_keeps_a_rule_that_it_has(rules):
+    given = dict(vars(rules))
+    teach_x2paddle()
+    assert dict(vars(rules)) == given
+    vars(rules).update(aten__convolution=str, aten_grid_sampler=repr)
+    teach_x2paddle()
+    assert (rules.aten__convolution, rules.aten_grid_sampler) == (str, repr)
