@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Full disks and folders that cannot be written: no file of ours is half-written, and none is left beside it."""
+"""Full disks, folders that cannot be written, and two at once: no file of ours is half-written, none left beside it."""
 
 import errno
 import os
+import shlex
+import shutil
+import signal
+import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
-from conftest import built, yolov8_dict
+import ultralytics
+from conftest import ROOT, built, clean_environment, copy_mini_dataset, layers_of, yolov8_dict
 from ultralytics import YOLO
 
 from ultralytics_akconv import write_checkpoint
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.graft.names import cached
+from ultralytics_akconv.sweep import Plan
+from ultralytics_akconv.sweep.plan import LOCK
 
 NAMES = sys.modules[cached.__module__]  # the package has a function by the name of the room
+YOLO_COMMAND = Path(sys.executable).parent / "yolo"
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -114,3 +123,80 @@ def test_a_working_directory_that_cannot_be_written_is_no_hindrance_to_a_model(t
             write_whole(folder / "out.yaml", "text\n")
     finally:
         folder.chmod(0o755)
+
+
+def test_a_second_sweep_in_a_folder_is_refused_while_the_first_runs(tmp_path, capsys):
+    data = copy_mini_dataset(tmp_path)
+    folder = tmp_path / "sweep"
+    plan = Plan(str(data), num_param=(3,), seeds=(0,))
+    with plan.claim(folder):
+        before = entries(folder)
+        command = ["benchmark", "train", "--data", str(data), "--num-param", "3", "--seeds", "0", "-o", str(folder)]
+        assert main(command) == 1
+        assert entries(folder) == before
+    assert f"akconv: another command runs a sweep in {folder.resolve()}: wait" in capsys.readouterr().err
+    with plan.claim(folder):  # the lock's file stays, the lock does not
+        assert LOCK in entries(folder)
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_sweep_ends_with_its_process_however_that_ends(fresh, tmp_path):
+    code = f"""
+import os, signal
+from pathlib import Path
+from ultralytics_akconv.sweep import Plan
+with Plan("a.yaml", num_param=(3,)).claim(Path({str(tmp_path / "sweep")!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert fresh(code).returncode == -signal.SIGKILL
+    with Plan("a.yaml", num_param=(3,)).claim(tmp_path / "sweep"):
+        assert LOCK in entries(tmp_path / "sweep")
+
+
+def train_command(folder, *arguments):
+    return [YOLO_COMMAND, "train", "model=yolov8n-akconv3.yaml", f"data={folder / 'mini.yaml'}", "epochs=1", "imgsz=64",
+            "batch=8", "device=cpu", "workers=0", "verbose=False", f"project={folder / 'runs'}", "name=run",
+            *arguments]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_trainings_begun_at_once_have_a_folder_each(tmp_path):
+    copy_mini_dataset(tmp_path)
+    environment = clean_environment(tmp_path)
+    both = [
+        subprocess.Popen(
+            [str(part) for part in train_command(tmp_path, "plots=False")], cwd=tmp_path, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in both:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        assert "AKConv: " not in output  # no warning of ours
+    checkpoints = list((tmp_path / "runs").glob("*/weights/best.pt"))
+    # Begun at the very same moment they may take one folder: the host looks for a free name, then makes it.
+    assert checkpoints and all(len(layers_of(YOLO(file).model)) == 6 for file in checkpoints)
+
+
+def read_only(command, *folders):
+    """Return a command that runs another with folders mounted read-only, which binds root, too."""
+    mounts = [f"mount --bind {f} {f} && mount -o remount,bind,ro {f}" for f in map(shlex.quote, map(str, folders))]
+    return ["unshare", "-m", "sh", "-c", " && ".join([*mounts, shlex.join(map(str, command))])]
+
+
+@pytest.mark.slow
+def test_a_training_needs_neither_a_writable_install_nor_a_writable_working_directory(fresh, tmp_path):
+    installs = {ROOT, Path(sys.prefix), Path(ultralytics.__file__).parent}
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    if shutil.which("unshare") is None or fresh(read_only(["true"], locked)).returncode:
+        pytest.skip("no right to mount a folder read-only here")
+    copy_mini_dataset(tmp_path)
+    probe = f"for f in {shlex.join(map(str, [*installs, locked]))}; do ! touch $f/probe 2>/dev/null || exit 9; done"
+    command = ["sh", "-c", f"{probe}; cd {shlex.quote(str(locked))} && {shlex.join(map(str, train_command(tmp_path)))}"]
+    process = fresh(read_only(command, *installs, locked), cwd=tmp_path)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "AKConv: " not in process.stdout + process.stderr
+    run = tmp_path / "runs/run"
+    assert (run / "akconv_offsets.png").is_file() and len(layers_of(YOLO(run / "weights/best.pt").model)) == 6
