@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Two ranks on the CPU by gloo: the gradients and statistics of one process with the doubled batch."""
 
+import copy
 import socket
 import subprocess
 import sys
@@ -27,21 +28,22 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 assert world == 2
-case = torch.load(folder / "case.pt", weights_only=False)
-model, x, target = case["model"], case["x"].chunk(world)[rank], case["target"].chunk(world)[rank]
 results = {}
-for unused in (False, True):
-    model.load_state_dict(case["state"])
-    model.zero_grad(set_to_none=True)
-    parallel = DistributedDataParallel(model, find_unused_parameters=unused)
-    for _ in range(2):  # twice: the reducer must be ready for the next step
+for name, case in torch.load(folder / "case.pt", weights_only=False).items():
+    model, x, target = case["model"], case["x"].chunk(world)[rank], case["target"].chunk(world)[rank]
+    for unused in (False, True):
+        model.load_state_dict(case["state"])
         model.zero_grad(set_to_none=True)
-        ((parallel(x) - target) ** 2).mean().backward()
-    results[unused] = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        parallel = DistributedDataParallel(model, find_unused_parameters=unused)
+        for _ in range(2):  # twice: the reducer must be ready for the next step
+            model.zero_grad(set_to_none=True)
+            ((parallel(x) - target) ** 2).mean().backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results[name, unused] = {"gradients": gradients, "buffers": {n: b.clone() for n, b in model.named_buffers()}}
 gathered = [None] * world
 dist.all_gather_object(gathered, (rank, os.environ["GROUP_RANK"]))
 if rank == 0:
-    torch.save({"gradients": results, "ranks": gathered}, folder / "result.pt")
+    torch.save({"results": results, "ranks": gathered}, folder / "result.pt")
 dist.barrier()
 dist.destroy_process_group()
 # The threads of gloo now and then abort an interpreter that is on its way out, with ordinary convolutions too. What the
@@ -51,14 +53,28 @@ os._exit(0)
 
 
 def prepared(folder):
-    """Write the case for the ranks and return the gradients of one process with the whole batch."""
-    network = nn.Sequential(AKConv(3, 4, 5, 2, offset_lr=0.5), AKConv(4, 4, 3, shape="cross", border="clamp")).double()
-    for layer in network:
-        learned(layer).conv.bn.eval()  # with statistics of its own, a rank would normalise by half the batch
-    x, target = torch.randn(4, 3, 9, 11).double(), torch.randn(4, 4, 5, 6).double()
-    torch.save({"model": network, "state": network.state_dict(), "x": x, "target": target}, folder / "case.pt")
-    ((network(x) - target) ** 2).mean().backward()
-    return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+    """Write the cases for the ranks and return the gradients and buffers of one process with the whole batch.
+
+    With statistics of its own, a rank normalises by its half of the batch. So either they are held fast, or the halves
+    are alike, and their statistics those of the whole. (Statistics in common, SyncBatchNorm, torch has on GPUs only.)
+    """
+    cases, expected = {}, {}
+    for name in ("frozen", "halves alike"):
+        network = nn.Sequential(AKConv(3, 4, 5, 2, offset_lr=0.5), AKConv(4, 4, 3, shape="cross", border="clamp"))
+        for layer in network.double():
+            learned(layer).conv.bn.train(name != "frozen")
+        x, target = torch.randn(4, 3, 9, 11).double(), torch.randn(4, 4, 5, 6).double()
+        if name != "frozen":
+            x, target = x[:2].repeat(2, 1, 1, 1), target[:2].repeat(2, 1, 1, 1)
+        state = copy.deepcopy(network.state_dict())
+        cases[name] = {"model": copy.deepcopy(network), "state": state, "x": x, "target": target}
+        for _ in range(2):
+            network.zero_grad(set_to_none=True)
+            ((network(x) - target) ** 2).mean().backward()
+        gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+        expected[name] = {"gradients": gradients, "buffers": dict(network.named_buffers())}
+    torch.save(cases, folder / "case.pt")
+    return expected
 
 
 def launch(folder, nodes):
@@ -98,11 +114,16 @@ def test_two_ranks_have_the_gradients_of_one_process_with_the_doubled_batch(tmp_
     expected = prepared(tmp_path)
     result = launch(tmp_path, nodes)
     assert sorted(group for _, group in result["ranks"]) == ["0", str(nodes - 1)]
-    for gradients in result["gradients"].values():
-        assert set(gradients) == set(expected)
-        for name, wanted in expected.items():
-            torch.testing.assert_close(gradients[name], wanted, rtol=1e-9, atol=1e-9)
-    assert all(wanted.any() for name, wanted in expected.items() if "p_conv" in name)
+    assert set(result["results"]) == {(name, unused) for name in expected for unused in (False, True)}
+    for (name, _), found in result["results"].items():
+        gradients, buffers = expected[name]["gradients"], expected[name]["buffers"]
+        assert set(found["gradients"]) == set(gradients)
+        for parameter, wanted in gradients.items():
+            torch.testing.assert_close(found["gradients"][parameter], wanted, rtol=1e-9, atol=1e-9)
+        for buffer, wanted in buffers.items():
+            if "running_var" not in buffer:  # that is of n - 1 samples, and a rank has half of n
+                torch.testing.assert_close(found["buffers"][buffer], wanted, rtol=1e-9, atol=1e-9)
+        assert all(wanted.any() for parameter, wanted in gradients.items() if "p_conv" in parameter)
 
 
 def test_the_conversion_to_sync_batch_norm_keeps_the_layer():
