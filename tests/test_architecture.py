@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "modules": {"functional", "shapes"},
     "graft": {"configs", "files", "modules", "shapes"},
     "transfer": {"configs", "functional", "graft", "modules", "shapes"},
-    "exports": {"functional"},
+    "paddle": set(),
+    "exports": {"functional", "modules", "paddle"},
     "plugin": {"callbacks", "configs", "exports", "graft", "modules", "transfer", "ultralytics_akconv_startup"},
     "__init__": {
         "host",

@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import torchvision  # noqa: F401 - its operator `deform_conv2d` must be known to torch before a trace uses it
+from torch import nn
 
 from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.paddle import teach_x2paddle
 
 # Format -> form, where "gather", which every other format gets, is not the fastest that is right; see docs/export.md.
 FORMS = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "grid", "torchscript": "grid"}
 ONNX_DEFORM_OPSET = 19  # the first with the operator DeformConv
 ONNX_GRID_OPSET = 16  # the first with the operator GridSample
+ONNX_LOWEST_OPSET = 11  # the first with the operator Range, which the form "gather" counts pixels with
+ORT_DEFORM = (1, 25)  # the first ONNX Runtime that has DeformConv
+ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
 
 def choose_form(format_: str, opset: int | None = None, half: bool = False) -> str:
@@ -35,20 +42,61 @@ def choose_form(format_: str, opset: int | None = None, half: bool = False) -> s
     return FORMS.get(format_, "gather")
 
 
+def check_export(format_: str, opset: int | None = None, half: bool = False) -> None:
+    """Raise before an export starts that could not end well, with what to do instead.
+
+    Args:
+        format_: The host's name of the format.
+        opset: The ONNX opset asked for, None for the host's choice.
+        half: Whether the runtime computes in float16.
+
+    Raises:
+        ValueError: If an operator that AKConv needs is missing in the opset, or in the ONNX Runtime installed here.
+    """
+    if opset is not None and opset < ONNX_LOWEST_OPSET:
+        raise ValueError(
+            f"AKConv needs the ONNX operator Range, which opset {opset} does not have: "
+            f"export with opset={ONNX_LOWEST_OPSET} or above"
+        )
+    if format_ == "onnx" and choose_form(format_, opset, half) == "deform":
+        version = _onnx_runtime()
+        if version and tuple(int(part) for part in version.split(".")[:2]) < ORT_DEFORM:
+            raise ValueError(
+                f"from opset {ONNX_DEFORM_OPSET} on AKConv is exported as the operator DeformConv, which ONNX Runtime "
+                f"{version} does not have: export with opset={ONNX_DEFORM_OPSET - 1}, or install "
+                f"onnxruntime>={'.'.join(map(str, ORT_DEFORM))}"
+            )
+
+
+def _onnx_runtime() -> str | None:
+    """Return the version of the ONNX Runtime that is installed, None if there is none."""
+    for name in ORT_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None
+
+
+def _asked_for(settings: Any) -> tuple[str, int | None, bool]:
+    """Return the format, the opset and whether half precision is asked for, of the exporter's arguments."""
+    # `half` became `quantize=16` in 8.4
+    half = getattr(settings, "half", False) is True or getattr(settings, "quantize", None) == 16
+    return str(settings.format).lower(), settings.opset, half
+
+
 def choosing_call(host_call: Callable) -> Callable:
     """Return the host's `Exporter.__call__` within which AKConv layers are traced in the form of its format."""
 
     @functools.wraps(host_call)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         def choose() -> str:
-            settings = self.args  # `half` became `quantize=16` in 8.4
-            half = getattr(settings, "half", False) is True or getattr(settings, "quantize", None) == 16
-            format_ = str(settings.format).lower()
+            format_, opset, half = _asked_for(self.args)  # asked for anew: the exporter settles them on its way
             if format_ == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
-            return choose_form(format_, settings.opset, half)
+            return choose_form(format_, opset, half)
 
+        if any(isinstance(layer, AKConv) for layer in model.modules()):
+            check_export(*_asked_for(self.args))
         with export_form(choose):
-            return host_call(self, *args, **kwargs)
+            return host_call(self, model, *args, **kwargs)
 
     return call

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A checkpoint worth exporting, the host's exporter as a user calls it, and the comparison with the model itself."""
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import CONFIG_DIR, layers_of, skip_if_onnx_needs_onnxscript, yolov8_dict
+from ultralytics import YOLO
+from ultralytics.nn.autobackend import AutoBackend
+
+
+def settled(model):
+    """Give the batch norms the statistics of what flows through, without which noise fades to nothing on its way."""
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # cumulative
+        norm.reset_running_stats()
+    model.train()
+    with torch.no_grad():
+        for _ in range(4):
+            model(torch.rand(4, 3, 64, 64))
+    for norm in norms:
+        norm.momentum = 0.03
+    return model.eval()
+
+
+@functools.lru_cache(maxsize=1)
+def checkpoint():
+    """Return a checkpoint with learned offsets, which training would need long for; one a process."""
+    folder = Path(tempfile.mkdtemp(prefix="export-", dir=CONFIG_DIR))  # which conftest removes at the end
+    (folder / "yolov8n-some.yaml").write_text(yaml.safe_dump({**yolov8_dict(), "nc": 3}), "utf-8")
+    torch.manual_seed(0)
+    yolo = YOLO(folder / "yolov8n-some.yaml")
+    for layer in layers_of(yolo.model):
+        torch.nn.init.normal_(layer.p_conv.weight, std=0.05)
+        torch.nn.init.normal_(layer.p_conv.bias, std=3.0)  # of maps that are 2 to 32 px wide
+    for branch in yolo.model.model[-1].cv3:  # classes start at a score near 0: move them where differences show
+        torch.nn.init.zeros_(branch[-1].bias)
+    settled(yolo.model)
+    yolo.ckpt = yolo.ckpt or {}  # older hosts save a model that was built from a YAML with this alone
+    yolo.save(folder / "some.pt")
+    return folder / "some.pt"
+
+
+# What the converter of a format needs, and what its runtime is, by the names they are imported under.
+NEEDS = {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "mnn": ["MNN"]}
+
+
+def exported(format_, **options):
+    """Export a copy of the checkpoint as a user would; skips where the format's tools are absent."""
+    if format_ == "onnx":
+        skip_if_onnx_needs_onnxscript()
+    for name in NEEDS.get(format_, ()):
+        pytest.importorskip(name, reason=f"the export to {format_} needs {name}, which is not installed")
+    folder = Path(tempfile.mkdtemp(dir=checkpoint().parent))
+    shutil.copy(checkpoint(), folder)
+    return YOLO(folder / checkpoint().name).export(format=format_, **{"imgsz": 64, "verbose": False, **options})
+
+
+def raw_outputs(file, x):
+    """Return what the host's own runtime of the format makes of images."""
+    out = AutoBackend(file, device=torch.device("cpu"), verbose=False)(x)
+    return torch.as_tensor(out[0] if isinstance(out, (tuple, list)) else out)
+
+
+def assert_equal_numbers(file, shapes=((1, 3, 64, 64),) * 3, tolerance=1e-3):
+    """Compare raw outputs on images that were not traced, relative to what boxes and scores span."""
+    model = YOLO(checkpoint()).model.float().eval()
+    for shape in shapes:
+        x = torch.rand(shape)
+        with torch.no_grad():
+            expected = model(x)[0]
+        out = raw_outputs(file, x)
+        assert out.shape == expected.shape
+        for part in (slice(0, 4), slice(4, None)):
+            span = expected[:, part].max() - expected[:, part].min()
+            assert span > 1e-2  # the comparison means something
+            assert (out[:, part] - expected[:, part]).abs().max() < tolerance * span

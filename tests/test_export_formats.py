@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Whole models through the host's exporter, in every light format and with its options, on images not traced."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from exporting import assert_equal_numbers, checkpoint, exported, raw_outputs
+from ultralytics import YOLO
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils import DEFAULT_CFG
+
+from ultralytics_akconv import AKConv
+from ultralytics_akconv.exports import choose_form
+from ultralytics_akconv.functional import export_form
+
+BORDERS = ("paper", "clamp", "zeros")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", ["torchscript", "onnx", "ncnn", "mnn"])
+def test_the_hosts_export_equals_the_model_on_other_images(format_):
+    assert_equal_numbers(exported(format_))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [11, 20])
+def test_onnx_is_right_from_old_opsets_to_new_ones(opset):
+    file = exported("onnx", opset=opset)
+    assert_equal_numbers(file)
+    operators = {node.op_type for node in onnx.load(file).graph.node}
+    assert ("DeformConv" in operators) == (opset >= 19)
+
+
+def precision(bits):
+    """Return the option of a precision, which the host spells anew from 8.4 on."""
+    return {"quantize": bits} if hasattr(DEFAULT_CFG, "quantize") else {"half": True} if bits == 16 else {"int8": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format_", "options"),
+    [("onnx", {}), ("onnx", {"opset": 19}), ("ncnn", {}), ("mnn", {})],
+    ids=str,
+)
+def test_half_precision_costs_no_more_than_the_numbers_it_has(format_, options):
+    file = exported(format_, **precision(16), **options)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = YOLO(checkpoint()).model.float().eval()(x)[0]
+    out = raw_outputs(file, x)
+    correlation = torch.corrcoef(torch.stack((out[:, 4:].flatten().float(), expected[:, 4:].flatten())))[0, 1]
+    assert correlation > 0.99  # wrong positions would leave nothing of the order of the scores
+
+
+@pytest.mark.slow
+def test_mnn_takes_weights_of_eight_bits():
+    out = raw_outputs(exported("mnn", **precision(8)), torch.rand(1, 3, 64, 64))
+    assert out.isfinite().all() and out[:, 4:].std() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"simplify": False}, {"opset": 19}], ids=str)
+def test_a_dynamic_onnx_takes_other_sizes_and_batches(options):
+    file = exported("onnx", dynamic=True, **options)
+    assert_equal_numbers(file, [(1, 3, 64, 64), (2, 3, 64, 96), (1, 3, 416, 608)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format_", "options"), [("torchscript", {}), ("onnx", {"opset": 19})], ids=str)
+def test_a_batch_of_two_is_right_in_every_image(format_, options):
+    assert_equal_numbers(exported(format_, batch=2, **options), [(2, 3, 64, 64)])
+
+
+@pytest.mark.slow
+def test_onnx_with_nms_gives_the_boxes_of_the_model():
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    arguments = {"imgsz": 64, "conf": 0.25, "iou": 0.5, "max_det": 5, "verbose": False}
+    ours = YOLO(checkpoint()).predict(image, **arguments)[0].boxes
+    file = exported("onnx", nms=True, opset=19, conf=0.25, iou=0.5, max_det=5)
+    theirs = YOLO(file, task="detect").predict(image, **arguments)[0].boxes
+    assert len(ours) == len(theirs) > 0
+    torch.testing.assert_close(theirs.conf, ours.conf, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_openvino_is_right_in_float32(dynamic):
+    file = exported("openvino", dynamic=dynamic)
+    import openvino
+
+    compiled = openvino.Core().compile_model(
+        str(next(Path(file).glob("*.xml"))), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    model = YOLO(checkpoint()).model.float().eval()
+    for shape in ((1, 3, 416, 608),) if dynamic else ((1, 3, 64, 64),) * 3:
+        x = torch.rand(shape)
+        with torch.no_grad():
+            expected = model(x)[0]
+        out = torch.as_tensor(compiled(x.numpy())[0])
+        torch.testing.assert_close(out[:, :4], expected[:, :4], rtol=0, atol=0.2)  # boxes that span hundreds
+        torch.testing.assert_close(out[:, 4:], expected[:, 4:], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("border", BORDERS)
+def test_openvino_in_bfloat16_is_as_near_as_a_convolution_would_be(border):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    layer = AKConv(8, 16, 5, 2, border=border).eval()
+    torch.nn.init.normal_(layer.p_conv.weight, std=0.05)
+    torch.nn.init.normal_(layer.p_conv.bias)
+    network = torch.nn.Sequential(Conv(8, 8, 1), layer, Conv(16, 16, 3)).eval()
+    # Positions in bfloat16 would be 2 px apart above 256 px.
+    x = torch.nn.functional.interpolate(torch.randn(1, 8, 40, 40), size=(320, 320), mode="bicubic")
+    with torch.no_grad(), export_form(lambda: choose_form("openvino")):
+        traced = torch.jit.trace(network, torch.zeros_like(x), check_trace=False)
+        expected = network(x)
+    model = openvino.convert_model(traced, input=list(x.shape), example_input=x)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    error = torch.as_tensor(compiled(x.numpy())[0]) - expected
+    assert error.square().mean().sqrt() < 1e-2 * expected.std()
