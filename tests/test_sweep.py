@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Sweeps: results of real (tiny) trainings, kill and resume, failures, folders of others, and the command lines."""
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -8,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -250,3 +252,43 @@ def test_ray_runs_the_cells_on_two_workers(data, tmp_path):
     assert [status[f"yolov8n-plain-seed{seed}"] for seed in (0, 1)] == ["done", "done"]
     assert [status[f"yolov99n-plain-seed{seed}"] for seed in (0, 1)] == ["failed", "failed"]
     assert "| yolov8n | - | - | 2 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_a_cell_whose_ray_workers_are_killed_is_tried_again_told_and_taken_up_by_the_next_command(data, tmp_path):
+    ray, psutil = pytest.importorskip("ray"), pytest.importorskip("psutil")
+    plan = plan_of(data, num_param=(), arguments={**SMALL, "epochs": 4})
+    folder = tmp_path / "sweep"
+    (cell,) = plan.cells()
+    last = folder / cell.name / "train/weights/last.pt"
+
+    def kill(workers, ready):
+        """Kill so many workers, each when it is at work and `ready` holds."""
+        killed, deadline = set(), time.monotonic() + 150
+        while len(killed) < workers and time.monotonic() < deadline:
+            time.sleep(0.05)
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                    if process.pid not in killed and "ray::run_cell" in " ".join(process.cmdline()) and ready():
+                        process.kill()
+                        killed.add(process.pid)
+
+    def swept_with(workers, ready):
+        killer = threading.Thread(target=kill, args=(workers, ready))
+        killer.start()
+        try:
+            return run_sweep(plan, folder, "ray")
+        finally:
+            killer.join()
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        # Each of the three tries that Ray makes is lost.
+        assert swept_with(3, (folder / cell.name / "cell.json").is_file) == {cell.name: "running"}
+        assert f"Not finished: {cell.name}" in (folder / "table.md").read_text("utf-8")
+        # One is lost after an epoch (the first is 0), and another goes on.
+        assert swept_with(1, lambda: last_epoch(last)) == {cell.name: "done"}
+    finally:
+        ray.shutdown()
+    with open(last.parents[1] / "results.csv", encoding="utf-8") as stream:
+        assert {int(row["epoch"]) for row in csv.DictReader(stream)} == {1, 2, 3, 4}
