@@ -2,16 +2,20 @@
 """Two ranks on the CPU by gloo: the gradients and statistics of one process with the doubled batch."""
 
 import copy
+import inspect
 import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import clean_environment, learned
+from conftest import built, clean_environment, copy_mini_dataset, learned, run_clean, yolov8_dict
 from torch import nn
+from ultralytics import YOLO
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.nn.tasks import DetectionModel
 
-from ultralytics_akconv import AKConv
+from ultralytics_akconv import AKConv, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +53,43 @@ dist.destroy_process_group()
 # The threads of gloo now and then abort an interpreter that is on its way out, with ordinary convolutions too. What the
 # rank had to do is done and written, so it leaves without the interpreter's clean-up.
 os._exit(0)
+"""
+
+# One rank of two that run the file which the host makes for its ranks: gloo and CPUs where the host has GPUs.
+HOST_RANK = """
+import os, runpy, sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from ultralytics.engine.trainer import BaseTrainer
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+host_init, host_parallel = BaseTrainer.__init__, nn.parallel.DistributedDataParallel
+trainers, states = [], []
+
+
+def state_of(trainer):
+    assert isinstance(trainer.model, host_parallel)
+    return {name: value.clone() for name, value in trainer.model.module.state_dict().items()}
+
+
+def init(self, *args, **kwargs):
+    host_init(self, *args, **kwargs)
+    self.world_size = dist.get_world_size()  # the host counts GPUs
+    self.add_callback("on_train_start", lambda trainer: states.append(state_of(trainer)))
+    trainers.append(self)
+
+
+BaseTrainer.__init__ = init
+BaseTrainer._setup_ddp = lambda self: None  # the group is there
+BaseTrainer.final_eval = lambda self: None  # its validator takes a GPU by its rank
+nn.parallel.DistributedDataParallel = lambda model, device_ids, **options: host_parallel(model, **options)
+runpy.run_path(sys.argv[1], run_name="__main__")
+torch.save({"begin": states[0], "end": state_of(trainers[0])}, f"rank{dist.get_rank()}.pt")
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)  # as above
 """
 
 
@@ -134,3 +175,38 @@ def test_the_conversion_to_sync_batch_norm_keeps_the_layer():
     assert isinstance(converted.conv.bn, nn.SyncBatchNorm) and isinstance(converted, AKConv)
     assert list(converted.state_dict()) == list(AKConv(3, 4, 5, 2).state_dict())
     torch.testing.assert_close(converted(x), before, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(
+    "self.world_size" not in inspect.getsource(BaseTrainer.__init__), reason="this host counts GPUs late"
+)
+def test_two_ranks_of_the_hosts_file_convert_pretrained_weights_alike_and_train_in_step(tmp_path):
+    pytest.importorskip("cloudpickle", reason="the host's distributed training needs it")
+    plain = write_checkpoint(built({**yolov8_dict(name=None), "nc": 3}), tmp_path / "plain.pt")
+    overrides = {
+        "model": "yolov8n-akconv.yaml", "pretrained": str(plain), "data": str(copy_mini_dataset(tmp_path)), "epochs": 1,
+        "imgsz": 64, "batch": 8, "workers": 0, "plots": False, "device": "cpu", "amp": False,
+        "project": str(tmp_path / "runs"), "name": "run", "exist_ok": True,
+    }  # fmt: skip
+    code = f"""
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.dist import generate_ddp_file
+print(generate_ddp_file(DetectionTrainer(overrides={overrides!r})))
+"""
+    made = run_clean(tmp_path, [sys.executable, "-c", code])
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "rank.py").write_text(HOST_RANK, "utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    file = made.stdout.splitlines()[-1]
+    process = run_clean(tmp_path, [*launcher, tmp_path / "rank.py", file], GLOO_SOCKET_IFNAME="lo")
+    assert process.returncode == 0, process.stdout + process.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    converted = DetectionModel("yolov8n-akconv.yaml", nc=3, verbose=False)
+    converted.load(YOLO(plain).model)
+    for name, wanted in converted.state_dict().items():
+        assert torch.equal(first["begin"][name], wanted) and torch.equal(second["begin"][name], wanted)
+    trained = [
+        name for name, _ in converted.named_parameters() if not torch.equal(first["end"][name], first["begin"][name])
+    ]
+    assert {f"model.{i}.p_conv.weight" for i in (1, 3, 5, 7, 16, 19)} <= set(trained)
+    assert all(torch.equal(first["end"][name], second["end"][name]) for name, _ in converted.named_parameters())
