@@ -24,6 +24,7 @@ from torch.nn.functional import embedding_bag
 from ultralytics_akconv.functional.taps import Base, Taps, sampling_taps
 
 _BLOCK = 2**17  # samples whose gradients are computed at a time, a whole number of images: bounds the working memory
+_CACHED = 2**14  # samples a step where one step reads what another has just written: a megabyte at 16 channels
 
 
 def _pixel_rows(x: Tensor) -> Tensor:
@@ -35,7 +36,9 @@ def _four(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], combine: Calla
     """Combine low and high of the rows with low and high of the columns: (samples, 4), in the order of the bags."""
     four = combine(torch.stack(row)[:, None], torch.stack(col)).view(4, -1)
     bags = torch.empty_like(four.t(), memory_format=torch.contiguous_format)
-    bags.t().copy_(four)  # a transposition that PyTorch does in tiles: three times as fast as a stack along the last axis
+    bags.t().copy_(
+        four
+    )  # a transposition that PyTorch does in tiles: three times as fast as a stack along the last axis
     return bags
 
 
@@ -105,9 +108,13 @@ def _offset_gradient(
     x: Tensor, grad: Tensor, indices: Tensor, slopes: tuple[Tensor, Tensor], shape: torch.Size
 ) -> Tensor:
     """Return the gradient by the offsets, (B, 2N, h, w): how each sample changes along an axis, times its gradient."""
-    pixels = _pixel_rows(x)
-    both = [embedding_bag(indices, pixels, mode="sum", per_sample_weights=s).mul_(grad).sum(1) for s in slopes]
-    return torch.stack(both).reshape(2, *shape).permute(1, 0, 3, 2, 4).flatten(1, 2)  # (2, B, h, N, w) -> (B, 2N, h, w)
+    pixels, by_axis = _pixel_rows(x), grad.new_empty(2, len(grad))
+    for start in range(0, len(grad), _CACHED):
+        part = slice(start, start + _CACHED)
+        for slope, result in zip(slopes, by_axis):
+            change = embedding_bag(indices[part], pixels, mode="sum", per_sample_weights=slope[part])
+            torch.sum(change.mul_(grad[part]), 1, out=result[part])
+    return by_axis.reshape(2, *shape).permute(1, 0, 3, 2, 4).flatten(1, 2)  # (2, B, h, N, w) -> (B, 2N, h, w)
 
 
 def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
@@ -121,6 +128,6 @@ def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -
         grad,
         starts.to(torch.int32),
         mode="sum",
-        per_sample_weights=weights.take(order),
+        per_sample_weights=weights.flatten().index_select(0, order),  # three times as fast as `take`
     )
     return rows.view(b, height, width, c).permute(0, 3, 1, 2)

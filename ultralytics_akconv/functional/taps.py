@@ -112,9 +112,9 @@ def sampling_taps(
 
 def _on_map(index: Tensor, last: Tensor | int) -> Tensor:
     """Return the indices clamped to 0 ... last."""
-    if isinstance(last, int):
-        return index.clamp(0, last)
-    return index.clamp_min(0).minimum(last)  # `clamp` has no vectorised loop for bounds that are broadcast
+    if isinstance(last, Tensor) and last.ndim:  # a traced size is a tensor too, of no dimension
+        return index.clamp_min(0).minimum(last)  # `clamp` has no vectorised loop for bounds that are broadcast
+    return index.clamp(0, last)
 
 
 def _taps(fraction: Tensor, whole: Tensor, last: Tensor | int, border: str) -> Taps:
