@@ -18,6 +18,8 @@ PTH = (
 )
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient", "nbformat", "ipykernel"]
 EVAL = "faster-coco-eval>=1.6.7"  # the release that the host asks for
+# Runtimes beside ONNX Runtime. The pin of pnnx is the host's; MNN's converter would install the SDK by itself.
+EXPORT = ["openvino>=2024.0.0", "ncnn", "pnnx==20260526", "MNN>=2.9.6", "aliyun-log-python-sdk"]
 START = "ultralytics_akconv_startup:install\n"  # PEP 829, Python 3.15 on: replaces the .pth of the same name
 
 
@@ -44,7 +46,7 @@ setup(
     long_description_content_type="text/markdown",
     license="AGPL-3.0-or-later",
     python_requires=">=3.9",
-    install_requires=["ultralytics>=8.3.9", "torch", "einops", "pyyaml"],
+    install_requires=["ultralytics>=8.3.9", "torch", "einops", "filelock", "pyyaml"],
     extras_require={
         "dev": [
             "pytest",
@@ -60,6 +62,7 @@ setup(
             *DOCS,
         ],
         "eval": [EVAL],
+        "export": EXPORT,
         "ray": ["ray>=2.0"],
         "docs": DOCS,
         "matrix": ["pandas", "py-cpuinfo", "scipy", "seaborn", "tqdm"],  # what older releases of the host import

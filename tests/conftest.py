@@ -101,7 +101,8 @@ def skip_if_onnx_needs_onnxscript():
     chosen = any(
         re.search(r"\bdynamo\b[\"']?\s*[:=]\s*False", file.read_text("utf-8")) for file in files if file.exists()
     )
-    default = inspect.signature(torch.onnx.export).parameters["dynamo"].default
+    parameter = inspect.signature(torch.onnx.export).parameters.get("dynamo")
+    default = parameter is not None and parameter.default
     if default and not chosen and importlib.util.find_spec("onnxscript") is None:
         pytest.skip(f"ONNX export by Ultralytics {ultralytics.__version__} needs onnxscript with this torch")
 

@@ -101,6 +101,14 @@ def test_an_onnx_runtime_without_deformable_convolutions_is_named_with_what_to_d
     check_export("openvino")
 
 
+@pytest.mark.parametrize("format_", ["saved_model", "tflite"])
+def test_what_a_converter_makes_wrong_numbers_of_is_refused_with_what_to_use_instead(format_):
+    check_export(format_)
+    check_export("litert", int8=True)
+    with pytest.raises(ValueError, match=f"format={format_} quantized to 8 bits .*: export with format=litert"):
+        check_export(format_, int8=True)
+
+
 @pytest.mark.slow
 def test_an_export_leaves_a_model_that_trains_on():
     yolo = YOLO(checkpoint())

@@ -51,7 +51,7 @@ def test_coreml_converts_a_model(tmp_path):
         learned(layer)
     yolo.model.pt_path = str(tmp_path / "model.pt")
     file = yolo.export(format="coreml", imgsz=64, verbose=False)
-    program = coremltools.models.MLModel(file, skip_model_load=True).get_spec().mlProgram
+    program = coremltools.models.MLModel(str(file), skip_model_load=True).get_spec().mlProgram
     (block,) = program.functions["main"].block_specializations.values()
     gathers = [operation for operation in block.operations if operation.type == "gather"]
     assert len(gathers) >= 4 * len(layers_of(yolo.model))

@@ -69,7 +69,8 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
 
 def is_traced() -> bool:
     """Return whether a compiler or an exporter is looking on, which wants one plain expression without a cache."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    is_compiling = getattr(torch.compiler, "is_compiling", None)  # torch 2.1 does not have it yet
+    return torch.jit.is_tracing() or (is_compiling is not None and is_compiling())
 
 
 def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
