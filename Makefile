@@ -35,17 +35,11 @@ train: setup ## train YOLOv8n-AKConv on the bundled images and say where the wei
 	@echo "   weights: $(RUN)/weights/best.pt"
 	@echo "   curves:  $(RUN)/results.csv, $(RUN)/results.png and the other pictures beside them"
 
-# Not every Python has wheels of all of them; where one is missing its tests are skipped with the reason.
-$(VENV)/runtimes: $(VENV)/ready
-	@echo "== Installing the runtimes of the export tests"
-	-$(BIN)/python -m pip install --quiet --editable ".[dev,export]"
-	@touch $@
-
-test: $(VENV)/runtimes ## run all tests, the slow ones too
+test: setup ## run all tests, the slow ones too
 	@echo "== Running the tests on $(WORKERS) processes"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-coverage: $(VENV)/runtimes ## tell which lines of the package the tests do not reach; fails below 95 %
+coverage: setup ## tell which lines of the package the tests do not reach; fails below 95 %
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov=ultralytics_akconv --cov-report=term-missing:skip-covered
 
 lint: setup ## check style and formatting
