@@ -34,26 +34,24 @@ def _pixel_rows(x: Tensor) -> Tensor:
 
 def _four(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], combine: Callable[..., Tensor]) -> Tensor:
     """Combine low and high of the rows with low and high of the columns: (samples, 4), in the order of the bags."""
-    four = combine(torch.stack(row)[:, None], torch.stack(col)).view(4, -1)
-    bags = torch.empty_like(four.t(), memory_format=torch.contiguous_format)
-    bags.t().copy_(
-        four
-    )  # a transposition that PyTorch does in tiles: three times as fast as a stack along the last axis
+    row, col = ([tap.flatten() for tap in axis] for axis in (row, col))
+    bags = torch.empty((len(row[0]), 4), dtype=row[0].dtype, device=row[0].device)
+    for start in range(0, len(bags), _CACHED):
+        part = slice(start, start + _CACHED)
+        rows, cols = (torch.stack([tap[part] for tap in axis]) for axis in (row, col))
+        # A transposition that PyTorch does in tiles: three times as fast as a stack along the last axis.
+        bags[part].t().copy_(combine(rows[:, None], cols).view(4, -1))
     return bags
 
 
 def _pixel_indices(row: Taps, col: Taps, size: tuple[int, int]) -> Tensor:
     """Return the four pixel rows of every sample, (samples, 4) int32."""
     height, width = size
-
-    def index(rows: Tensor, cols: Tensor) -> Tensor:
-        rows = rows * width
-        if rows.shape[2] > 1:
-            image = torch.arange(rows.shape[2], dtype=torch.int32, device=rows.device)
-            rows += image[:, None, None, None] * (height * width)
-        return rows + cols
-
-    return _four((row.low, row.high), (col.low, col.high), index)
+    low, high = row.low * width, row.high * width
+    if len(low) > 1:
+        image = torch.arange(len(low), dtype=torch.int32, device=low.device)[:, None, None, None] * (height * width)
+        low, high = low + image, high + image
+    return _four((low, high), (col.low, col.high), torch.add)
 
 
 def _weights(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], like: Tensor) -> Tensor:
