@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from ultralytics import YOLO
-from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv import transfer, write_checkpoint
@@ -40,7 +39,9 @@ def starting_point(arm: str, options: argparse.Namespace, seed: int, folder: Pat
     model = type(converted.model)(converted.model.yaml, verbose=False)
     model.args, model.task, model.names = converted.model.args, converted.model.task, converted.model.names
     if arm == "partial":
-        BaseModel.load.__wrapped__(model, converted.source)  # the host's own, without our conversion
+        model, random = converted.model, model.get_submodule
+        for layer in converted.layers:  # the host's own load leaves out these alone
+            model.get_submodule(layer.name).load_state_dict(random(layer.name).state_dict())
     return write_checkpoint(model, folder / f"{arm}.pt")
 
 

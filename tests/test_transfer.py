@@ -43,6 +43,21 @@ def test_nine_points_leave_the_outputs_of_a_model_as_they_are(name, where):
         assert relative(got, wanted) < 1e-4
 
 
+def test_a_source_trained_on_for_more_classes_keeps_the_head_that_its_yaml_does_not_tell():
+    model = trained("yolov8n.yaml", nc=3)
+    for branch in model.model[-1].cv3:  # as the host leaves it: the new classes in the last convolutions alone
+        branch[-1] = torch.nn.Conv2d(branch[-1].in_channels, 80, 1)
+    model.model[-1].nc = model.nc = model.yaml["nc"] = 80
+    model.model[-1].no = 80 + 4 * model.model[-1].reg_max
+    model.names = {i: f"kind {i}" for i in range(80)}
+    result = transfer(model, num_param=9)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted, got = model(x)[0], result.model(x)[0]
+    assert got.shape[1] == 84 and relative(got, wanted) < 1e-4
+    assert result.model.state_dict()["model.22.cv3.0.0.conv.weight"].shape[0] == 64
+
+
 def test_every_other_tensor_and_all_that_is_known_about_the_model_stay(source, checkpoint):
     result = transfer(checkpoint, num_param=[3, 4, 5, 6, 7, 8])
     assert [layer.num_param for layer in result.layers] == [3, 4, 5, 6, 7, 8]

@@ -123,7 +123,13 @@ def _grafted(source: nn.Module, **options: Any) -> nn.Module:
             cfg = yaml.safe_load(graft(file, **options))
         except (TypeError, ValueError) as error:  # the temporary folder would only puzzle
             raise type(error)(str(error).replace(str(file), name)) from error
-    return _built(cfg, source)
+    model = _built(cfg, source)
+    # A source that was trained on for other classes keeps the head of the old ones, but for the last convolutions: its
+    # YAML does not tell that any more, so what holds no AKConv is the source's own.
+    for i, layer in enumerate(source.model):
+        if not any(True for _ in akconvs(model.model[i])):
+            model.model[i] = deepcopy(layer)
+    return model
 
 
 def _given(model: str | Path | nn.Module, source: nn.Module) -> nn.Module:
