@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -160,23 +161,26 @@ def train_command(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_two_trainings_begun_at_once_have_a_folder_each(tmp_path):
+def test_two_trainings_at_once_have_a_folder_each(tmp_path):
     copy_mini_dataset(tmp_path)
     environment = clean_environment(tmp_path)
-    both = [
-        subprocess.Popen(
+
+    def begin():
+        return subprocess.Popen(
             [str(part) for part in train_command(tmp_path, "plots=False")], cwd=tmp_path, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    for process in both:
+        )  # fmt: skip
+
+    first = begin()
+    # Begun at the very same moment they may take one folder: the host looks for a free name, then makes it.
+    while first.poll() is None and not (tmp_path / "runs/run").exists():
+        time.sleep(0.05)
+    for process in (first, begin()):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         assert "AKConv: " not in output  # no warning of ours
     checkpoints = list((tmp_path / "runs").glob("*/weights/best.pt"))
-    # Begun at the very same moment they may take one folder: the host looks for a free name, then makes it.
-    assert checkpoints and all(len(layers_of(YOLO(file).model)) == 6 for file in checkpoints)
+    assert len(checkpoints) == 2 and all(len(layers_of(YOLO(file).model)) == 6 for file in checkpoints)
 
 
 def read_only(command, *folders):
