@@ -3,6 +3,7 @@
 
 import io
 import re
+from unittest import mock
 
 import onnxruntime
 import pytest
@@ -11,9 +12,9 @@ import torch
 from conftest import learned
 from formulations import borders, case, formulations
 
-from ultralytics_akconv import AKConv, akconv2d, sampling_points, sampling_positions
+from ultralytics_akconv import AKConv, akconv2d, functional, resample, sampling_points, sampling_positions
 from ultralytics_akconv.exports import choose_form  # its import makes `deform_conv2d` known to torch
-from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.functional import export_form, taps
 from ultralytics_akconv.functional.export import FORMS
 
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -74,6 +75,32 @@ def test_samples_and_positions_are_made_on_the_device_of_the_input(sample, borde
     x, offset, *_ = (tensor.float().to("meta") for tensor in layer_case())
     assert sample(x, offset, BETWEEN_PIXELS, 2, border).shape == (2, 3, 20, 5)
     assert sampling_positions(offset, BETWEEN_PIXELS, 2).device.type == "meta"
+
+
+def test_a_compiler_is_told_apart_where_torch_tells_of_it(monkeypatch):
+    assert not functional.is_traced()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True, raising=False)
+    assert functional.is_traced()
+    monkeypatch.delattr(torch.compiler, "is_compiling")  # as in torch 2.1
+    assert not functional.is_traced()
+
+
+def test_a_trace_leaves_the_caches_as_they_are():
+    x, offset, *_ = layer_case()
+    caches = (taps.cached_base_positions, taps._last)
+    before = [cache.cache_info() for cache in caches]
+    torch.jit.trace(lambda x, offset: resample(x, offset, BETWEEN_PIXELS, 2), (x, offset), check_trace=False)
+    assert [cache.cache_info() for cache in caches] == before
+
+
+def test_a_cpu_sums_bags_in_its_own_dtypes_and_all_else_gathers(dtype):
+    x, offset, *_ = layer_case(dtype=dtype)
+    with mock.patch.object(functional, "gather_samples", wraps=functional.gather_samples) as gather:
+        resample(x, offset, BETWEEN_PIXELS, 2)
+        assert gather.called == (dtype in (torch.float16, torch.bfloat16))
+        gather.reset_mock()
+        resample(*(tensor.to("meta") for tensor in (x, offset)), BETWEEN_PIXELS, 2)
+        assert gather.called
 
 
 def test_the_form_of_grid_sample_makes_no_integer_of_an_index():
