@@ -85,10 +85,14 @@ def test_a_compiler_is_told_apart_where_torch_tells_of_it(monkeypatch):
     assert not functional.is_traced()
 
 
-def test_a_trace_leaves_the_caches_as_they_are():
+def test_what_a_size_needs_is_made_once_and_a_trace_leaves_the_caches_as_they_are():
     x, offset, *_ = layer_case()
     caches = (taps.cached_base_positions, taps._last)
+    resample(x, offset, BETWEEN_PIXELS, 2)
+    made = [cache.cache_info() for cache in caches]
+    resample(x, offset, BETWEEN_PIXELS, 2)
     before = [cache.cache_info() for cache in caches]
+    assert [(info.hits, info.misses) for info in before] == [(info.hits + 1, info.misses) for info in made]
     torch.jit.trace(lambda x, offset: resample(x, offset, BETWEEN_PIXELS, 2), (x, offset), check_trace=False)
     assert [cache.cache_info() for cache in caches] == before
 

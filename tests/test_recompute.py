@@ -8,7 +8,7 @@ import torch
 from formulations import borders, case
 from torch.autograd.graph import saved_tensors_hooks
 
-from ultralytics_akconv import resample, sampling_points
+from ultralytics_akconv import functional, resample, sampling_points
 from ultralytics_akconv.functional import bags, recomputed_in_backward
 
 
@@ -55,14 +55,25 @@ def test_what_is_saved_outside_the_context_is_kept():
     assert recipe.calls == 0 and torch.equal(weight.grad, samples)
 
 
-def test_sampling_keeps_the_input_and_the_offsets_alone_for_the_backward_pass(dtype, device):
-    x, offset = (tensor.requires_grad_() for tensor in case(stride=2, dtype=dtype, device=device))
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)], ids=str)
+def test_sampling_keeps_the_input_and_the_offsets_alone_for_the_backward_pass(needed, dtype, device):
+    tensors = [tensor.requires_grad_(need) for tensor, need in zip(case(stride=2, dtype=dtype, device=device), needed)]
     kept = set()
     with saved_tensors_hooks(lambda saved: kept.add(saved.data_ptr()) or saved, lambda saved: saved):
-        out = resample(x, offset, sampling_points(5), 2)
-    assert kept <= {x.data_ptr(), offset.data_ptr()}
-    for gradient, tensor in zip(torch.autograd.grad(out.sum(), (x, offset)), (x, offset)):
+        out = resample(*tensors, sampling_points(5), 2)
+    assert kept <= {tensor.data_ptr() for tensor in tensors}
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    for gradient, tensor in zip(torch.autograd.grad(out.sum(), wanted), wanted):
         assert (gradient.dtype, gradient.shape) == (dtype, tensor.shape) and gradient.any()
+
+
+def test_nothing_is_made_ready_to_be_computed_again_where_no_gradient_is_wanted():
+    x, offset = case(dtype=torch.float16)
+    with mock.patch.object(functional, "checkpoint") as checkpoint:
+        resample(x, offset, sampling_points(5))
+        with torch.no_grad():
+            resample(x.requires_grad_(), offset, sampling_points(5))
+    checkpoint.assert_not_called()
 
 
 def in_parts(block, cached, x, offset, border):
