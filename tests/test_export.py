@@ -80,7 +80,8 @@ def test_the_form_follows_the_format_the_opset_and_the_precision():
     assert choose_form("openvino") == "deform"
     assert choose_form("mnn", opset=12) == "gather"
     assert {choose_form(name) for name in ("mnn", "ncnn", "paddle", "torchscript")} == {"grid"}
-    assert {choose_form(name) for name in ("engine", "litert", "saved_model", "executorch", "coreml")} == {"gather"}
+    assert {choose_form(name) for name in ("edgetpu", "pb", "saved_model", "tflite")} == {"flat"}
+    assert {choose_form(name) for name in ("engine", "litert", "executorch", "coreml")} == {"gather"}
 
 
 def test_an_opset_without_an_operator_is_refused_before_the_export_starts(tmp_path):
@@ -99,14 +100,6 @@ def test_an_onnx_runtime_without_deformable_convolutions_is_named_with_what_to_d
     check_export("onnx", 18)  # gathers
     check_export("onnx", 19, half=True)  # the same
     check_export("openvino")
-
-
-@pytest.mark.parametrize("format_", ["saved_model", "tflite"])
-def test_what_a_converter_makes_wrong_numbers_of_is_refused_with_what_to_use_instead(format_):
-    check_export(format_)
-    check_export("litert", int8=True)
-    with pytest.raises(ValueError, match=f"format={format_} quantized to 8 bits .*: export with format=litert"):
-        check_export(format_, int8=True)
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Formats whose converters are heavy, each skipped where its own are not installed, and the rules X2Paddle is given."""
 
+import io
 import sys
 import types
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import layers_of, learned
@@ -12,6 +14,7 @@ from ultralytics import YOLO
 
 from ultralytics_akconv import AKConv
 from ultralytics_akconv.benchmark.exports import benchmark_exports
+from ultralytics_akconv.exports import choose_form
 from ultralytics_akconv.functional import export_form
 from ultralytics_akconv.paddle import teach_x2paddle
 
@@ -39,6 +42,24 @@ def test_a_model_exported_by_a_heavy_converter_equals_the_model(format_, tmp_pat
     (row,) = benchmark_exports([format_], imgsz=64, repeats=1).rows
     assert row["works"] == "yes"
     assert float(row["difference"]) < 1e-2  # of a model that makes small differences large; a wrong border gives 0.1
+
+
+def mixed_up(form):
+    """Return the shapes of sums and products in ONNX, of a layer on a square map, two axes of which are of one size."""
+    layer = learned(AKConv(3, 4, 5, 2, shape="ring", origin="center", act=False)).eval()
+    buffer = io.BytesIO()
+    with torch.no_grad(), export_form(lambda: form):
+        torch.onnx.export(layer, (torch.randn(1, 3, 16, 16),), buffer, opset_version=17, dynamo=False)
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(buffer.getvalue())).graph
+    shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.value_info}
+    binary = [shapes[node.output[0]] for node in graph.node if node.op_type in ("Add", "Sub", "Mul")]
+    assert len(binary) > 10
+    return [shape for shape in binary if len(set(shape) - {1}) < len([size for size in shape if size != 1])]
+
+
+def test_tensorflow_gets_a_form_without_axes_of_one_size_which_its_converter_mixes_up():
+    assert mixed_up("gather")
+    assert mixed_up(choose_form("saved_model")) == []
 
 
 @pytest.mark.slow

@@ -18,16 +18,16 @@ from ultralytics_akconv.paddle import teach_x2paddle
 
 # Format -> form, where "gather", which every other format gets, is not the fastest that is right; see docs/export.md.
 FORMS = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "grid", "torchscript": "grid"}
+FORMS.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"), "flat"))  # what onnx2tf converts
 ONNX_DEFORM_OPSET = 19  # the first with the operator DeformConv
 ONNX_GRID_OPSET = 16  # the first with the operator GridSample
 ONNX_LOWEST_OPSET = 11  # the first with the operator Range, which the form "gather" counts pixels with
 ORT_DEFORM = (1, 25)  # the first ONNX Runtime that has DeformConv
-TENSORFLOW = ("saved_model", "tflite")  # measured with onnx2tf 1.28.8: mAP50-95 of 0.07 for 0.43
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
 
 def choose_form(format_: str, opset: int | None = None, half: bool = False) -> str:
-    """Return the form of an export: "gather", "grid" or "deform".
+    """Return the form of an export: "gather" or a name of `functional.export.FORMS`.
 
     Args:
         format_: The host's name of the format, as in `yolo export format=...`.
@@ -43,24 +43,17 @@ def choose_form(format_: str, opset: int | None = None, half: bool = False) -> s
     return FORMS.get(format_, "gather")
 
 
-def check_export(format_: str, opset: int | None = None, half: bool = False, int8: bool = False) -> None:
+def check_export(format_: str, opset: int | None = None, half: bool = False) -> None:
     """Raise before an export starts that could not end well, with what to do instead.
 
     Args:
         format_: The host's name of the format.
         opset: The ONNX opset asked for, None for the host's choice.
         half: Whether the runtime computes in float16.
-        int8: Whether the model is quantized to 8 bits.
 
     Raises:
-        ValueError: If an operator that AKConv needs is missing in the opset, or in the ONNX Runtime installed here, or
-            the converter makes wrong numbers of it.
+        ValueError: If an operator that AKConv needs is missing in the opset, or in the ONNX Runtime installed here.
     """
-    if int8 and format_ in TENSORFLOW:
-        raise ValueError(
-            f"format={format_} quantized to 8 bits gives wrong numbers with AKConv: "
-            f"export with format=litert quantize=8, or format={format_} without quantization"
-        )
     if opset is not None and opset < ONNX_LOWEST_OPSET:
         raise ValueError(
             f"AKConv needs the ONNX operator Range, which opset {opset} does not have: "
@@ -84,12 +77,11 @@ def _onnx_runtime() -> str | None:
     return None
 
 
-def _asked_for(settings: Any) -> tuple[str, int | None, bool, bool]:
-    """Return the format, the opset and whether 16 or 8 bits are asked for, of the exporter's arguments."""
-    # `half` and `int8` became `quantize=16` and `quantize=8` in 8.4
-    bits = getattr(settings, "quantize", None)
-    half = getattr(settings, "half", False) is True or bits == 16
-    return str(settings.format).lower(), settings.opset, half, getattr(settings, "int8", False) is True or bits == 8
+def _asked_for(settings: Any) -> tuple[str, int | None, bool]:
+    """Return the format, the opset and whether half precision is asked for, of the exporter's arguments."""
+    # `half` became `quantize=16` in 8.4
+    half = getattr(settings, "half", False) is True or getattr(settings, "quantize", None) == 16
+    return str(settings.format).lower(), settings.opset, half
 
 
 def choosing_call(host_call: Callable) -> Callable:
@@ -98,7 +90,7 @@ def choosing_call(host_call: Callable) -> Callable:
     @functools.wraps(host_call)
     def call(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         def choose() -> str:
-            format_, opset, half, _ = _asked_for(self.args)  # asked for anew: the exporter settles them on its way
+            format_, opset, half = _asked_for(self.args)  # asked for anew: the exporter settles them on its way
             if format_ == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
             return choose_form(format_, opset, half)
