@@ -85,8 +85,9 @@ def test_a_compiler_is_told_apart_where_torch_tells_of_it(monkeypatch):
     assert not functional.is_traced()
 
 
-def test_what_a_size_needs_is_made_once_and_a_trace_leaves_the_caches_as_they_are():
-    x, offset, *_ = layer_case()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_what_a_size_needs_is_made_once_and_a_trace_leaves_the_caches_as_they_are(dtype):
+    x, offset, *_ = layer_case(dtype=dtype)
     caches = (taps.cached_base_positions, taps._last)
     resample(x, offset, BETWEEN_PIXELS, 2)
     made = [cache.cache_info() for cache in caches]

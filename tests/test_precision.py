@@ -2,14 +2,17 @@
 """Offsets beyond reason, and dtypes: nothing crashes, leaves the map or loses a part of a pixel."""
 
 import math
+from unittest import mock
 
 import pytest
 import reference
 import torch
 from conftest import TOLERANCES
 from formulations import borders, case, formulations
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ultralytics_akconv import sampling_points, sampling_positions
+from ultralytics_akconv import resample, sampling_points, sampling_positions
+from ultralytics_akconv.functional import bags, taps
 
 EXTREMES = [math.inf, 1e30, 3.4e38, 2.0**31, 2.0**24, 1e6]
 
@@ -121,3 +124,44 @@ def test_autocast_leaves_the_positions_alone(sample, half):
     with torch.autocast("cpu", half):
         assert torch.equal(sample(x, offset, points, 1, "paper"), expected)
         assert torch.equal(sampling_positions(offset, points), sampling_positions(offset.clone(), points).float())
+
+
+class WideIntegers(TorchDispatchMode):
+    """Collects the operators that make an int64 tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.makers = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.int64:
+            self.makers.add(str(function))
+        return result
+
+
+@formulations
+@borders
+def test_no_index_of_a_sample_takes_eight_bytes(sample, border):
+    x, offset = case(stride=2)
+    taps.cached_base_positions.cache_clear()
+    with WideIntegers() as wide:
+        sample(x, offset, sampling_points(5, "ring"), 2, border)
+    assert not wide.makers
+
+
+def test_the_bags_of_both_passes_are_told_in_int32():
+    x, offset = (tensor.requires_grad_() for tensor in case(stride=2))
+    with mock.patch.object(bags, "embedding_bag", wraps=bags.embedding_bag) as bag:
+        resample(x, offset, sampling_points(5), 2).sum().backward()
+    integers = [t for call in bag.call_args_list for t in call.args if not t.is_floating_point()]
+    assert len(integers) == 5  # the samples, the offset gradient by axis, the input gradient: its samples and pixels
+    assert {tensor.dtype for tensor in integers} == {torch.int32}
+
+
+def test_points_on_pixels_leave_nothing_to_add_to_an_offset():
+    def fraction(points):
+        return taps.base_positions(points, 2, 3, 4, torch.float64, torch.device("cpu")).fraction
+
+    assert fraction(((0.0, -1.0), (2.0, 3.0))) is None
+    assert fraction(((0.0, -1.0), (2.0, -3.25))).tolist() == [[0, 0], [0, 0.75]]

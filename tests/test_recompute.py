@@ -111,3 +111,17 @@ def test_no_step_over_several_tensors_takes_more_samples_than_stay_in_the_cache(
         in_parts(300, 16, x, offset, "paper")
     steps = [len(call.args[0]) for call in bag.call_args_list if call.args[0].ndim == 2]
     assert sorted(steps) == [*[12] * 2, *[16] * 36, 300]  # the offset gradient, by axis; the samples, at once
+
+
+def test_low_and_high_of_both_axes_are_combined_once_a_sample_in_steps_that_stay_in_the_cache():
+    samples, steps = torch.arange(100.0).view(1, 4, 5, 5), []
+
+    def combine(rows, cols):
+        steps.append(rows.shape[-1])
+        return rows * 1000 + cols
+
+    with mock.patch.object(bags, "_CACHED", 16):
+        combined = bags._four((samples, samples + 0.25), (samples, samples + 0.5), combine)
+    assert steps == [*[16] * 6, 4]
+    corners = [0, 0.5, 250, 250.5]  # low and high of the columns in the low row, then in the high row
+    assert torch.equal(combined, samples.flatten()[:, None] * 1001 + torch.tensor(corners))
