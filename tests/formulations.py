@@ -9,15 +9,21 @@ import torch
 from ultralytics_akconv import functional, resample
 
 
-def traced(*arguments):
-    """The expression that exporters and compilers are given."""
+def compiled(*arguments):
+    """The expression that compilers are given."""
     with mock.patch.object(functional, "is_traced", lambda: True):
         return resample(*arguments)
 
 
+def exported(*arguments):
+    """The expression that exporters are given."""
+    with mock.patch.object(functional, "is_exported", lambda: True):
+        return compiled(*arguments)
+
+
 BORDERS = ("paper", "clamp", "zeros")
 # Every way to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests.
-FORMULATIONS = {"resample": resample, "traced": traced}
+FORMULATIONS = {"resample": resample, "compiled": compiled, "exported": exported}
 
 formulations = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
 borders = pytest.mark.parametrize("border", BORDERS)

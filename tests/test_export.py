@@ -79,7 +79,10 @@ def test_the_form_follows_the_format_the_opset_and_the_precision():
     assert choose_form("onnx", opset=19, half=True) == "gather"
     assert choose_form("openvino") == "deform"
     assert choose_form("mnn", opset=12) == "gather"
-    assert {choose_form(name) for name in ("mnn", "ncnn", "paddle", "torchscript")} == {"grid"}
+    assert {choose_form(name) for name in ("mnn", "ncnn", "paddle")} == {"grid"}
+    assert choose_form("torchscript") == "bag"
+    assert choose_form("torchscript", device="cuda") == "grid"
+    assert choose_form("torchscript", half=True, device="cuda") == "gather"
     assert {choose_form(name) for name in ("edgetpu", "pb", "saved_model", "tflite")} == {"flat"}
     assert {choose_form(name) for name in ("engine", "litert", "executorch", "coreml")} == {"gather"}
 

@@ -26,13 +26,14 @@ ORT_DEFORM = (1, 25)  # the first ONNX Runtime that has DeformConv
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
 
-def choose_form(format_: str, opset: int | None = None, half: bool = False) -> str:
+def choose_form(format_: str, opset: int | None = None, half: bool = False, device: str = "cpu") -> str:
     """Return the form of an export: "gather" or a name of `functional.export.FORMS`.
 
     Args:
         format_: The host's name of the format, as in `yolo export format=...`.
         opset: The ONNX opset asked for, None for the host's choice (which lies between 16 and 18).
         half: Whether the runtime computes in float16; then only "gather" keeps its positions exact.
+        device: Type of the device that the model is traced on, which a TorchScript file is bound to.
     """
     if half and format_ in ("onnx", "torchscript"):
         return "gather"
@@ -40,6 +41,8 @@ def choose_form(format_: str, opset: int | None = None, half: bool = False) -> s
         return "deform" if (opset or 0) >= ONNX_DEFORM_OPSET else "gather"
     if format_ == "mnn" and (opset or ONNX_GRID_OPSET) < ONNX_GRID_OPSET:
         return "gather"  # MNN is made from ONNX
+    if format_ == "torchscript" and device == "cpu":
+        return "bag"  # the fast form of PyTorch itself, on a CPU
     return FORMS.get(format_, "gather")
 
 
@@ -93,7 +96,7 @@ def choosing_call(host_call: Callable) -> Callable:
             format_, opset, half = _asked_for(self.args)  # asked for anew: the exporter settles them on its way
             if format_ == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
-            return choose_form(format_, opset, half)
+            return choose_form(format_, opset, half, self.device.type)
 
         if any(isinstance(layer, AKConv) for layer in model.modules()):
             check_export(*_asked_for(self.args))

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ultralytics_akconv.functional.bags import BagSamples
 from ultralytics_akconv.functional.export import export_form, traced_form
-from ultralytics_akconv.functional.gather import gather_samples
+from ultralytics_akconv.functional.gather import compiled_samples, gather_samples
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, base_positions, cached_base_positions, position_dtype
 from ultralytics_akconv.shapes import Points
@@ -69,8 +69,18 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
 
 def is_traced() -> bool:
     """Return whether a compiler or an exporter is looking on, which wants one plain expression without a cache."""
-    is_compiling = getattr(torch.compiler, "is_compiling", None)  # torch 2.1 does not have it yet
-    return torch.jit.is_tracing() or (is_compiling is not None and is_compiling())
+    return torch.jit.is_tracing() or _compiler_says("is_compiling")
+
+
+def is_exported() -> bool:
+    """Return whether it is an exporter that is looking on; one that this torch cannot tell from a compiler is not."""
+    return torch.jit.is_tracing() or _compiler_says("is_exporting")
+
+
+def _compiler_says(state: str) -> bool:
+    """Return a state of `torch.compiler`, False where this torch does not know it."""
+    ask = getattr(torch.compiler, state, None)
+    return ask is not None and ask()
 
 
 def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
@@ -79,7 +89,9 @@ def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str
     base_of = base_positions if traced else cached_base_positions
     base = base_of(points, stride, *offset.shape[2:], position_dtype(offset.dtype), offset.device)
     if traced:
-        return gather_samples(x, offset, base, border, traced=True)
+        if is_exported():
+            return gather_samples(x, offset, base, border, traced=True)
+        return compiled_samples(x, offset, base, border)
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel():
         return BagSamples.apply(x, offset, base, border)
     if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad):

@@ -21,7 +21,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
-from ultralytics_akconv.functional.taps import Base, Taps, sampling_taps
+from ultralytics_akconv.functional.taps import (
+    Base,
+    Taps,
+    base_positions,
+    corner_taps,
+    position_dtype,
+    sampling_taps,
+)
+from ultralytics_akconv.shapes import Points
 
 _BLOCK = 2**17  # samples whose gradients are computed at a time, a whole number of images: bounds the working memory
 _CACHED = 2**14  # samples a step where one step reads what another has just written: a megabyte at 16 channels
@@ -129,3 +137,21 @@ def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -
         per_sample_weights=weights.flatten().index_select(0, order),  # three times as fast as `take`
     )
     return rows.view(b, height, width, c).permute(0, 3, 1, 2)
+
+
+def bag_akconv2d(
+    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
+) -> Tensor:
+    """Return what `akconv2d` returns, (B, C2, h, w), by bags in a form that can be traced; see there for the arguments.
+
+    It has no autograd function, which a trace cannot hold, and no loop, which a trace would unroll for one size.
+    """
+    base = base_positions(points, stride, *offset.shape[2:], position_dtype(offset.dtype), x.device)
+    row, col = sampling_taps(offset, base, x.shape[2:], border, traced=True)
+    corners = corner_taps(row, col, x.shape[2:])
+    pixels, weights = (torch.stack(four).flatten(1).t().contiguous() for four in corners)  # (samples, 4)
+    b, c, height, width = x.shape
+    table = x.permute(0, 2, 3, 1).reshape(b * height * width, c)
+    samples = embedding_bag(pixels, table, mode="sum", per_sample_weights=weights.to(x.dtype))
+    samples = samples.reshape(*row.low.shape, c).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, h*N, w)
+    return torch.nn.functional.conv2d(samples, weight, bias, stride=(len(points), 1))

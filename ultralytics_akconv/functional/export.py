@@ -14,12 +14,18 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from ultralytics_akconv.functional.bags import bag_akconv2d
 from ultralytics_akconv.functional.deform import deform_akconv2d
 from ultralytics_akconv.functional.flat import flat_akconv2d
 from ultralytics_akconv.functional.grid import grid_akconv2d
 
 # Name -> (x, offset, weight, bias, points, stride, border) -> output, as `akconv2d`. "gather" is `akconv2d` itself.
-FORMS: dict[str, Callable[..., Tensor]] = {"grid": grid_akconv2d, "deform": deform_akconv2d, "flat": flat_akconv2d}
+FORMS: dict[str, Callable[..., Tensor]] = {
+    "bag": bag_akconv2d,
+    "deform": deform_akconv2d,
+    "flat": flat_akconv2d,
+    "grid": grid_akconv2d,
+}
 
 _choice: ContextVar[Callable[[], str] | None] = ContextVar("akconv_export_form", default=None)
 

@@ -3,29 +3,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
 import torch
 from torch import Tensor
 
-from ultralytics_akconv.functional.taps import Base, sampling_taps
+from ultralytics_akconv.functional.taps import Base, Taps, corner_taps, sampling_taps
 
 
 def gather_samples(x: Tensor, offset: Tensor, base: Base, border: str, traced: bool = False) -> Tensor:
     """Return the samples as rows, (B, h, N, w, C) in x's dtype; `x` is (B, C, H, W)."""
+    row, col = sampling_taps(offset, base, x.shape[2:], border, traced)
+    return _weighted_sum(x, *corner_taps(row, col, x.shape[2:]))
+
+
+def compiled_samples(x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
+    """Return what `gather_samples` returns, in the expression of which `torch.compile` makes the fastest CPU loops.
+
+    A stack is stored. Without it the loop over the samples computes the indices of every tap anew, one by one. They are
+    stacked as (B, h, w, N), the memory order of channels_last offsets, in which they are computed as vectors.
+    """
+    axes = sampling_taps(offset, base, x.shape[2:], border, traced=True)
+    row, col = (Taps(*(tap.transpose(2, 3) for tap in axis)) for axis in axes)
+    pixels, weights = (torch.stack(corners).transpose(3, 4) for corners in corner_taps(row, col, x.shape[2:]))
+    return _weighted_sum(x, pixels, weights)
+
+
+def _weighted_sum(x: Tensor, pixels: Iterable[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Return the weighted sum of the pixel rows at four corners, (..., C) in x's dtype; each corner is (...)."""
     b, c, height, width = x.shape
-    row, col = sampling_taps(offset, base, (height, width), border, traced)
     # One row a pixel, in the dtype of the weights: many samples read a pixel, and their gradients are summed in it.
     table = x.permute(0, 2, 3, 1).reshape(b * height * width, c)
-    table = table.to(torch.promote_types(x.dtype, row.low_weight.dtype))
-    image = torch.arange(b, dtype=torch.int32, device=x.device)[:, None, None, None] * (height * width)
+    table = table.to(torch.promote_types(x.dtype, weights[0].dtype))
 
-    def tap(r: Tensor, k: Tensor, weight: Tensor) -> Tensor:
-        pixels = table.index_select(0, (image + r * width + k).flatten())
-        return pixels.reshape(*weight.shape, c) * weight[..., None]
+    def tap(pixel: Tensor, weight: Tensor) -> Tensor:
+        return table.index_select(0, pixel.flatten()).reshape(*weight.shape, c) * weight[..., None]
 
-    samples = (
-        tap(row.low, col.low, row.low_weight * col.low_weight)
-        + tap(row.low, col.high, row.low_weight * col.high_weight)
-        + tap(row.high, col.low, row.high_weight * col.low_weight)
-        + tap(row.high, col.high, row.high_weight * col.high_weight)
-    )
-    return samples.to(x.dtype)
+    return reduce(torch.add, map(tap, pixels, weights)).to(x.dtype)

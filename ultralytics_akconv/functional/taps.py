@@ -140,3 +140,22 @@ def _taps(fraction: Tensor, whole: Tensor, last: Tensor | int, border: str) -> T
     factor = 2 - between
     high_weight = fraction * factor
     return Taps(low, high, factor - high_weight, high_weight, between, between)
+
+
+def corner_taps(row: Taps, col: Taps, size: tuple[int, int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the four pixels around every sample and their weights, each of the shape of the taps.
+
+    Args:
+        row: Row taps of every sample, (B, ...).
+        col: Column taps, of the same shape.
+        size: Height and width of the map.
+
+    Returns:
+        Indices of pixels counted through all images of the batch, int32, and weights: four of each.
+    """
+    height, width = size
+    batch = torch.arange(row.low.shape[0], dtype=torch.int32, device=row.low.device)[:, None, None, None]
+    rows = [batch * (height * width) + index * width for index in (row.low, row.high)]
+    pixels = [start + index for start in rows for index in (col.low, col.high)]
+    weights = [r * c for r in (row.low_weight, row.high_weight) for c in (col.low_weight, col.high_weight)]
+    return pixels, weights
