@@ -10,7 +10,9 @@ import onnx
 import pytest
 import torch
 from conftest import layers_of, learned
+from exporting import assert_equal_numbers, exported
 from ultralytics import YOLO
+from ultralytics.utils import DEFAULT_CFG
 
 from ultralytics_akconv import AKConv
 from ultralytics_akconv.benchmark.exports import benchmark_exports
@@ -42,6 +44,17 @@ def test_a_model_exported_by_a_heavy_converter_equals_the_model(format_, tmp_pat
     (row,) = benchmark_exports([format_], imgsz=64, repeats=1).rows
     assert row["works"] == "yes"
     assert float(row["difference"]) < 1e-2  # of a model that makes small differences large; a wrong border gives 0.1
+
+
+@pytest.mark.slow
+def test_tensorflow_in_eight_bits_equals_the_model(tmp_path, monkeypatch, mini_dataset):
+    needed("saved_model", NEEDS["saved_model"])
+    monkeypatch.chdir(tmp_path)
+    np.save(CALIBRATION, np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32))
+    bits = (
+        {"quantize": 8} if hasattr(DEFAULT_CFG, "quantize") else {"int8": True}
+    )  # the host spells it anew from 8.4 on
+    assert_equal_numbers(exported("saved_model", data=str(mini_dataset), **bits))  # its SavedModel stays float32
 
 
 def mixed_up(form):
