@@ -10,7 +10,7 @@ import pytest
 import reference
 import torch
 from conftest import learned
-from formulations import borders, case, formulations
+from formulations import FORMULATIONS, borders, case, formulations
 
 from ultralytics_akconv import AKConv, akconv2d, functional, resample, sampling_points, sampling_positions
 from ultralytics_akconv.exports import choose_form  # its import makes `deform_conv2d` known to torch
@@ -77,12 +77,16 @@ def test_samples_and_positions_are_made_on_the_device_of_the_input(sample, borde
     assert sampling_positions(offset, BETWEEN_PIXELS, 2).device.type == "meta"
 
 
-def test_a_compiler_is_told_apart_where_torch_tells_of_it(monkeypatch):
-    assert not functional.is_traced()
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True, raising=False)
-    assert functional.is_traced()
-    monkeypatch.delattr(torch.compiler, "is_compiling")  # as in torch 2.1
-    assert not functional.is_traced()
+@pytest.mark.parametrize(("asked", "state"), [("is_traced", "is_compiling"), ("is_exported", "is_exporting")])
+def test_a_compiler_and_an_exporter_are_told_apart_where_torch_tells_of_them(asked, state, monkeypatch):
+    ask = getattr(functional, asked)
+    assert not ask()
+    monkeypatch.setattr(torch.compiler, state, lambda: True, raising=False)
+    assert ask()
+    monkeypatch.delattr(torch.compiler, state)  # as in torch 2.1
+    assert not ask()
+    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)  # the exporters of every torch
+    assert ask()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -98,14 +102,19 @@ def test_what_a_size_needs_is_made_once_and_a_trace_leaves_the_caches_as_they_ar
     assert [cache.cache_info() for cache in caches] == before
 
 
-def test_a_cpu_sums_bags_in_its_own_dtypes_and_all_else_gathers(dtype):
+def test_a_cpu_sums_bags_in_its_own_dtypes_a_compiler_is_given_stored_indices_and_all_else_gathers(dtype):
     x, offset, *_ = layer_case(dtype=dtype)
-    with mock.patch.object(functional, "gather_samples", wraps=functional.gather_samples) as gather:
-        resample(x, offset, BETWEEN_PIXELS, 2)
-        assert gather.called == (dtype in (torch.float16, torch.bfloat16))
-        gather.reset_mock()
-        resample(*(tensor.to("meta") for tensor in (x, offset)), BETWEEN_PIXELS, 2)
-        assert gather.called
+    names = ("compiled_samples", "gather_samples")
+
+    def asked_for(sample, device="cpu"):
+        spies = {name: mock.Mock(wraps=getattr(functional, name)) for name in names}
+        with mock.patch.multiple(functional, **spies):
+            sample(x.to(device), offset.to(device), BETWEEN_PIXELS, 2, "paper")
+        return [name for name in names if spies[name].called]
+
+    assert asked_for(resample) == (["gather_samples"] if dtype in (torch.float16, torch.bfloat16) else [])
+    assert asked_for(resample, "meta") == asked_for(FORMULATIONS["exported"]) == ["gather_samples"]
+    assert asked_for(FORMULATIONS["compiled"]) == ["compiled_samples"]
 
 
 def test_the_form_of_grid_sample_makes_no_integer_of_an_index():
