@@ -47,22 +47,24 @@ def test_a_model_exported_by_a_heavy_converter_equals_the_model(format_, tmp_pat
 
 
 @pytest.mark.slow
-def test_tensorflow_in_eight_bits_equals_the_model(tmp_path, monkeypatch, mini_dataset):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tensorflow_in_eight_bits_equals_the_model(batch, tmp_path, monkeypatch, mini_dataset):
     needed("saved_model", NEEDS["saved_model"])
     monkeypatch.chdir(tmp_path)
     np.save(CALIBRATION, np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32))
     bits = (
         {"quantize": 8} if hasattr(DEFAULT_CFG, "quantize") else {"int8": True}
     )  # the host spells it anew from 8.4 on
-    assert_equal_numbers(exported("saved_model", data=str(mini_dataset), **bits))  # its SavedModel stays float32
+    file = exported("saved_model", data=str(mini_dataset), batch=batch, **bits)
+    assert_equal_numbers(file, [(batch, 3, 64, 64)] * 3)  # its SavedModel stays float32
 
 
-def mixed_up(form):
+def mixed_up(form, batch):
     """Return the shapes of sums and products in ONNX, of a layer on a square map, two axes of which are of one size."""
     layer = learned(AKConv(3, 4, 5, 2, shape="ring", origin="center", act=False)).eval()
     buffer = io.BytesIO()
     with torch.no_grad(), export_form(lambda: form):
-        torch.onnx.export(layer, (torch.randn(1, 3, 16, 16),), buffer, opset_version=17, dynamo=False)
+        torch.onnx.export(layer, (torch.randn(batch, 3, 16, 16),), buffer, opset_version=17, dynamo=False)
     graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(buffer.getvalue())).graph
     shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.value_info}
     binary = [shapes[node.output[0]] for node in graph.node if node.op_type in ("Add", "Sub", "Mul")]
@@ -70,9 +72,10 @@ def mixed_up(form):
     return [shape for shape in binary if len(set(shape) - {1}) < len([size for size in shape if size != 1])]
 
 
-def test_tensorflow_gets_a_form_without_axes_of_one_size_which_its_converter_mixes_up():
-    assert mixed_up("gather")
-    assert mixed_up(choose_form("saved_model")) == []
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tensorflow_gets_a_form_without_axes_of_one_size_which_its_converter_mixes_up(batch):
+    assert mixed_up("gather", batch)
+    assert mixed_up(choose_form("saved_model"), batch) == []
 
 
 @pytest.mark.slow

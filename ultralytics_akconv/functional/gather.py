@@ -15,7 +15,7 @@ from ultralytics_akconv.functional.taps import Base, Taps, corner_taps, sampling
 def gather_samples(x: Tensor, offset: Tensor, base: Base, border: str, traced: bool = False) -> Tensor:
     """Return the samples as rows, (B, h, N, w, C) in x's dtype; `x` is (B, C, H, W)."""
     row, col = sampling_taps(offset, base, x.shape[2:], border, traced)
-    return _weighted_sum(x, *corner_taps(row, col, x.shape[2:]))
+    return weighted_sum(x, *corner_taps(row, col, x.shape[2:]))
 
 
 def compiled_samples(x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
@@ -27,10 +27,10 @@ def compiled_samples(x: Tensor, offset: Tensor, base: Base, border: str) -> Tens
     axes = sampling_taps(offset, base, x.shape[2:], border, traced=True)
     row, col = (Taps(*(tap.transpose(2, 3) for tap in axis)) for axis in axes)
     pixels, weights = (torch.stack(corners).transpose(3, 4) for corners in corner_taps(row, col, x.shape[2:]))
-    return _weighted_sum(x, pixels, weights)
+    return weighted_sum(x, pixels, weights)
 
 
-def _weighted_sum(x: Tensor, pixels: Iterable[Tensor], weights: Sequence[Tensor]) -> Tensor:
+def weighted_sum(x: Tensor, pixels: Iterable[Tensor], weights: Sequence[Tensor]) -> Tensor:
     """Return the weighted sum of the pixel rows at four corners, (..., C) in x's dtype; each corner is (...)."""
     b, c, height, width = x.shape
     # One row a pixel, in the dtype of the weights: many samples read a pixel, and their gradients are summed in it.
