@@ -125,3 +125,13 @@ def test_low_and_high_of_both_axes_are_combined_once_a_sample_in_steps_that_stay
     assert steps == [*[16] * 6, 4]
     corners = [0, 0.5, 250, 250.5]  # low and high of the columns in the low row, then in the high row
     assert torch.equal(combined, samples.flatten()[:, None] * 1001 + torch.tensor(corners))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_bags_are_summed_from_rows_without_gaps_which_are_the_fast_ones(layout):
+    x, offset = (tensor.to(memory_format=layout).requires_grad_() for tensor in case((1, 3, 5, 7)))
+    with mock.patch.object(bags, "embedding_bag", wraps=bags.embedding_bag) as bag:
+        samples = resample(x, offset, sampling_points(5))
+        samples.backward(torch.randn(1, 3, 25, 7, dtype=samples.dtype).to(memory_format=layout))
+    assert all(call.args[1].is_contiguous() for call in bag.call_args_list)
+    assert len(bag.call_args_list) == 4  # the samples, the offset gradient by axis, the input gradient

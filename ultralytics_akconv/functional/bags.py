@@ -36,8 +36,11 @@ _CACHED = 2**14  # samples a step where one step reads what another has just wri
 
 
 def _pixel_rows(x: Tensor) -> Tensor:
-    """Return the pixels of (B, C, H, W) as rows (B*H*W, C): a view of a channels_last map, a copy of another."""
-    return x.detach().permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    """Return the pixels of (B, C, H, W) as rows (B*H*W, C): a view of a channels_last map, a copy of another.
+
+    A single image in the ordinary layout has such a view too, whose rows have gaps: its bags would be the slow ones.
+    """
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
 
 
 def _four(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], combine: Callable[..., Tensor]) -> Tensor:
@@ -98,7 +101,7 @@ def _gradients(
     """Return the gradients by `x` and `offset` of some images, None where not needed."""
     row, col = sampling_taps(offset, base, x.shape[2:], border)
     indices = _pixel_indices(row, col, x.shape[2:])
-    grad = grad.reshape(-1, x.shape[1])  # (samples, C)
+    grad = grad.reshape(-1, x.shape[1]).contiguous()  # (samples, C), rows without gaps as in `_pixel_rows`
     row_weights, col_weights = (row.low_weight, row.high_weight), (col.low_weight, col.high_weight)
     grad_x = grad_offset = None
     if needed[0]:
@@ -150,8 +153,6 @@ def bag_akconv2d(
     row, col = sampling_taps(offset, base, x.shape[2:], border, traced=True)
     corners = corner_taps(row, col, x.shape[2:])
     pixels, weights = (torch.stack(four).flatten(1).t().contiguous() for four in corners)  # (samples, 4)
-    b, c, height, width = x.shape
-    table = x.permute(0, 2, 3, 1).reshape(b * height * width, c)
-    samples = embedding_bag(pixels, table, mode="sum", per_sample_weights=weights.to(x.dtype))
-    samples = samples.reshape(*row.low.shape, c).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, h*N, w)
+    samples = embedding_bag(pixels, _pixel_rows(x), mode="sum", per_sample_weights=weights.to(x.dtype))
+    samples = samples.reshape(*row.low.shape, x.shape[1]).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, h*N, w)
     return torch.nn.functional.conv2d(samples, weight, bias, stride=(len(points), 1))
