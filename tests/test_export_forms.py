@@ -98,7 +98,8 @@ def test_what_a_size_needs_is_made_once_and_a_trace_leaves_the_caches_as_they_ar
     resample(x, offset, BETWEEN_PIXELS, 2)
     before = [cache.cache_info() for cache in caches]
     assert [(info.hits, info.misses) for info in before] == [(info.hits + 1, info.misses) for info in made]
-    torch.jit.trace(lambda x, offset: resample(x, offset, BETWEEN_PIXELS, 2), (x, offset), check_trace=False)
+    for traced in ("compiled", "exported"):
+        FORMULATIONS[traced](x, offset, BETWEEN_PIXELS, 2, "paper")
     assert [cache.cache_info() for cache in caches] == before
 
 
