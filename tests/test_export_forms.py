@@ -19,6 +19,7 @@ from ultralytics_akconv.functional.export import FORMS
 
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 BETWEEN_PIXELS = sampling_points(5, "ring", "center")
+CACHES = (taps.cached_base_positions, taps._last)
 
 
 def layer_case(stride=2, bias=True, dtype=torch.float64):
@@ -89,18 +90,24 @@ def test_a_compiler_and_an_exporter_are_told_apart_where_torch_tells_of_them(ask
     assert ask()
 
 
+@forms
+def test_a_form_of_an_export_leaves_the_caches_as_they_are(form):
+    before = [cache.cache_info() for cache in CACHES]
+    form(*layer_case(), BETWEEN_PIXELS, 2, "paper")
+    assert [cache.cache_info() for cache in CACHES] == before
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_what_a_size_needs_is_made_once_and_a_trace_leaves_the_caches_as_they_are(dtype):
     x, offset, *_ = layer_case(dtype=dtype)
-    caches = (taps.cached_base_positions, taps._last)
     resample(x, offset, BETWEEN_PIXELS, 2)
-    made = [cache.cache_info() for cache in caches]
+    made = [cache.cache_info() for cache in CACHES]
     resample(x, offset, BETWEEN_PIXELS, 2)
-    before = [cache.cache_info() for cache in caches]
+    before = [cache.cache_info() for cache in CACHES]
     assert [(info.hits, info.misses) for info in before] == [(info.hits + 1, info.misses) for info in made]
     for traced in ("compiled", "exported"):
         FORMULATIONS[traced](x, offset, BETWEEN_PIXELS, 2, "paper")
-    assert [cache.cache_info() for cache in caches] == before
+    assert [cache.cache_info() for cache in CACHES] == before
 
 
 def test_a_cpu_sums_bags_in_its_own_dtypes_a_compiler_is_given_stored_indices_and_all_else_gathers(dtype):
