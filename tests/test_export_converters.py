@@ -81,6 +81,8 @@ def test_tensorflow_gets_a_form_without_axes_of_one_size_which_its_converter_mix
 @pytest.mark.slow
 def test_coreml_converts_a_model(tmp_path):
     needed("coreml", ["coremltools"])
+    if tuple(int(part) for part in np.__version__.split(".")[:2]) > (2, 3):
+        pytest.skip(f"coremltools makes scalars of arrays, which numpy refuses from 2.4 on; numpy is {np.__version__}")
     import coremltools
 
     yolo = YOLO("yolov8n-akconv.yaml")
