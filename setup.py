@@ -18,8 +18,10 @@ PTH = (
 )
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient", "nbformat", "ipykernel"]
 EVAL = "faster-coco-eval>=1.6.7"  # the release that the host asks for
-# Runtimes beside ONNX Runtime. The pin of pnnx is the host's; MNN's converter would install the SDK by itself.
-EXPORT = ["openvino>=2024.0.0", "ncnn", "pnnx==20260526", "MNN>=2.9.6", "aliyun-log-python-sdk"]
+ONNX = ["onnx", "onnxslim", "onnxruntime"]
+# The light formats. The pin of pnnx is the host's. MNN's converter installs the SDK by itself where it is absent, with
+# a protobuf that newer releases of onnx do not load: named here, pip chooses releases that go together.
+EXPORT = [*ONNX, "openvino>=2024.0.0", "ncnn", "pnnx==20260526", "MNN>=2.9.6", "aliyun-log-python-sdk"]
 START = "ultralytics_akconv_startup:install\n"  # PEP 829, Python 3.15 on: replaces the .pth of the same name
 
 
@@ -54,11 +56,9 @@ setup(
             "hypothesis",
             "pytest-xdist",
             "ruff",
-            "onnx",
-            "onnxslim",
-            "onnxruntime",
             "cloudpickle",
             EVAL,
+            *ONNX,
             *DOCS,
         ],
         "eval": [EVAL],
