@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import assert_equal_numbers, checkpoint, exported, raw_outputs
+from exporting import assert_equal_numbers, checkpoint, exported, images, needed, raw_outputs
 from ultralytics import YOLO
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils import DEFAULT_CFG
@@ -47,7 +47,7 @@ def precision(bits):
 )
 def test_half_precision_costs_no_more_than_the_numbers_it_has(format_, options):
     file = exported(format_, **precision(16), **options)
-    x = torch.rand(1, 3, 64, 64)
+    x = images(1, 3, 64, 64)
     with torch.no_grad():
         expected = YOLO(checkpoint()).model.float().eval()(x)[0]
     out = raw_outputs(file, x)
@@ -57,7 +57,7 @@ def test_half_precision_costs_no_more_than_the_numbers_it_has(format_, options):
 
 @pytest.mark.slow
 def test_mnn_takes_weights_of_eight_bits():
-    out = raw_outputs(exported("mnn", **precision(8)), torch.rand(1, 3, 64, 64))
+    out = raw_outputs(exported("mnn", **precision(8)), images(1, 3, 64, 64))
     assert out.isfinite().all() and out[:, 4:].std() > 1e-3
 
 
@@ -96,7 +96,7 @@ def test_openvino_is_right_in_float32(dynamic):
     )
     model = YOLO(checkpoint()).model.float().eval()
     for shape in ((1, 3, 416, 608),) if dynamic else ((1, 3, 64, 64),) * 3:
-        x = torch.rand(shape)
+        x = images(*shape)
         with torch.no_grad():
             expected = model(x)[0]
         out = torch.as_tensor(compiled(x.numpy())[0])
@@ -107,7 +107,9 @@ def test_openvino_is_right_in_float32(dynamic):
 @pytest.mark.slow
 @pytest.mark.parametrize("border", BORDERS)
 def test_openvino_in_bfloat16_is_as_near_as_a_convolution_would_be(border):
-    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    needed("openvino")
+    import openvino
+
     layer = AKConv(8, 16, 5, 2, border=border).eval()
     torch.nn.init.normal_(layer.p_conv.weight, std=0.05)
     torch.nn.init.normal_(layer.p_conv.bias)
