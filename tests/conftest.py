@@ -5,6 +5,7 @@ import atexit
 import copy
 import importlib.util
 import inspect
+import io
 import json
 import os
 import re
@@ -24,11 +25,13 @@ import ultralytics.utils  # noqa: E402
 from ultralytics.utils import SETTINGS  # noqa: E402
 
 torch.set_num_threads(1)
+ultralytics.utils.LOGGER.propagate = True  # older releases keep what they say from `caplog`
 for kind in ("runs", "datasets", "weights"):  # the host's default is the repository that its own files lie in
     SETTINGS[f"{kind}_dir"] = f"{CONFIG_DIR}/{kind}"
     setattr(ultralytics.utils, f"{kind.upper()}_DIR", Path(CONFIG_DIR) / kind)
 
 ROOT = Path(__file__).resolve().parent.parent
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 8e-3}
 
 
@@ -105,6 +108,32 @@ def skip_if_onnx_needs_onnxscript():
     default = parameter is not None and parameter.default
     if default and not chosen and importlib.util.find_spec("onnxscript") is None:
         pytest.skip(f"ONNX export by Ultralytics {ultralytics.__version__} needs onnxscript with this torch")
+
+
+def skip_if_onnx_runtime_lacks_deform(opset):
+    """Skip from opset 19 on where the ONNX Runtime is too old for what AKConv becomes there."""
+    import onnxruntime
+
+    from ultralytics_akconv.exports import ONNX_DEFORM_OPSET, ORT_DEFORM
+
+    version = onnxruntime.__version__
+    if (opset or 0) >= ONNX_DEFORM_OPSET and tuple(map(int, version.split(".")[:2])) < ORT_DEFORM:
+        pytest.skip(f"ONNX Runtime {version} has no operator DeformConv, which AKConv is at opset {opset}")
+
+
+def traced_to_onnx(layer, x, opset, **options):
+    """Return the ONNX that torch's exporter by tracing makes of a layer; before torch 2.5 there is no other."""
+    if "dynamo" in inspect.signature(torch.onnx.export).parameters:
+        options["dynamo"] = False
+    buffer = io.BytesIO()
+    torch.onnx.export(layer, (x,), buffer, opset_version=opset, **options)
+    return buffer.getvalue()
+
+
+def skip_if_half_lacks(what, dtype, device="cpu"):
+    """Skip where float16 has no convolution or autocast, `what`, on the CPU: before torch 2.2."""
+    if TORCH < (2, 2) and dtype == torch.float16 and torch.device(device).type == "cpu":
+        pytest.skip(f"torch {torch.__version__} has no {what} in float16 on the CPU")
 
 
 def run_clean(home, command, cwd=None, timeout=300, **environment):

@@ -171,7 +171,7 @@ def test_the_conversion_to_sync_batch_norm_keeps_the_layer():
     layer = learned(AKConv(3, 4, 5, 2)).eval()
     x = torch.randn(2, 3, 9, 9)
     before = layer(x)
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(layer).eval()  # torch 2.1 makes norms that train
     assert isinstance(converted.conv.bn, nn.SyncBatchNorm) and isinstance(converted, AKConv)
     assert list(converted.state_dict()) == list(AKConv(3, 4, 5, 2).state_dict())
     torch.testing.assert_close(converted(x), before, rtol=0, atol=0)

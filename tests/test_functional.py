@@ -6,6 +6,7 @@ import pytest
 import reference
 import torch
 import torchvision
+from conftest import skip_if_half_lacks
 from formulations import BORDERS, FORMULATIONS, borders, case, formulations
 
 from ultralytics_akconv import akconv2d, functional, resample, sampling_points, sampling_positions
@@ -181,6 +182,7 @@ def test_the_zeros_border_equals_torchvisions_deform_conv2d(sample, stride, clos
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [(6, 9), (1, 5), (1, 1)], ids=str)
 def test_nine_centred_points_at_rest_are_a_3x3_convolution(stride, size, dtype, device, close):
+    skip_if_half_lacks("convolution", dtype, device)
     x, offset = case((2, 3, *size), 9, stride, dtype=dtype, device=device)
     weight = torch.randn(4, 3, 3, 3).to(device, dtype) / 5
     expected = torch.nn.functional.conv2d(x, weight, stride=stride, padding=1)

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 import reference
 import torch
-from conftest import TOLERANCES
+from conftest import TOLERANCES, skip_if_half_lacks
 from formulations import borders, case, formulations
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,8 +23,9 @@ EXTREMES = [math.inf, 1e30, 3.4e38, 2.0**31, 2.0**24, 1e6]
 def test_an_offset_far_off_the_map_samples_the_border_and_is_finite(sample, border, value, dtype, device, close):
     points = sampling_points(5, origin="center")
     x, offset = case(dtype=dtype, device=device)
-    offset[0, 3, 1, 2] = value  # a row offset; becomes inf where the dtype does not reach so far
-    offset[1, 8, 4, 6] = value  # a column offset of the last output pixel
+    far = torch.tensor(value, dtype=torch.float64)
+    offset[0, 3, 1, 2] = far  # a row offset; becomes inf where the dtype does not reach so far
+    offset[1, 8, 4, 6] = far  # a column offset of the last output pixel
     x.requires_grad_()
     offset.requires_grad_()
     out = sample(x, offset, points, 1, border)
@@ -118,6 +119,7 @@ def test_half_precision_loses_no_part_of_a_pixel_at_640(sample, half):
 @formulations
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
 def test_autocast_leaves_the_positions_alone(sample, half):
+    skip_if_half_lacks("autocast", half)
     points = sampling_points(5)
     x, offset = case((1, 2, 40, 300), dtype=torch.float32)
     expected = sample(x, offset, points, 1, "paper")

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import learned
+from conftest import TORCH, learned, skip_if_half_lacks
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils.torch_utils import ModelEMA
@@ -36,6 +36,8 @@ def by_restricted_checkpoint(layer):
     buffer = io.BytesIO()
     torch.save(layer, buffer)
     buffer.seek(0)
+    if TORCH < (2, 5):
+        pytest.skip("torch.serialization.safe_globals came with torch 2.5")
     ours = [AKConv, modules.OffsetConv2d]
     with torch.serialization.safe_globals([*ours, Conv, nn.Conv2d, nn.BatchNorm2d, nn.SiLU, set]):
         return torch.load(buffer, weights_only=True)
@@ -118,4 +120,5 @@ def test_ema_and_half_copies_are_made_and_run(close):
     ema.update(model)
     half = copy.deepcopy(ema.ema).half().float()
     close(half(x), ema.ema(x), torch.float16)
+    skip_if_half_lacks("convolution", torch.float16)
     assert copy.deepcopy(ema.ema).half()(x.half()).dtype == torch.float16
