@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from ultralytics_akconv.functional.taps import Base, Taps, corner_taps, sampling_taps
+from ultralytics_akconv.functional.taps import Base, corner_taps, sampling_taps
 
 
 def gather_samples(x: Tensor, offset: Tensor, base: Base, border: str, traced: bool = False) -> Tensor:
@@ -21,13 +21,24 @@ def gather_samples(x: Tensor, offset: Tensor, base: Base, border: str, traced: b
 def compiled_samples(x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
     """Return what `gather_samples` returns, in the expression of which `torch.compile` makes the fastest CPU loops.
 
-    A stack is stored. Without it the loop over the samples computes the indices of every tap anew, one by one. They are
-    stacked as (B, h, w, N), the memory order of channels_last offsets, in which they are computed as vectors.
+    Without the stacks, the loop over the samples computes the indices of every tap anew, one by one.
     """
-    axes = sampling_taps(offset, base, x.shape[2:], border, traced=True)
-    row, col = (Taps(*(tap.transpose(2, 3) for tap in axis)) for axis in axes)
-    pixels, weights = (torch.stack(corners).transpose(3, 4) for corners in corner_taps(row, col, x.shape[2:]))
-    return weighted_sum(x, pixels, weights)
+    row, col = sampling_taps(offset, base, x.shape[2:], border, traced=True)
+    row_low, row_high, col_low, col_high = _stored(row.low, row.high, col.low, col.high)
+    row = row._replace(low=row_low, high=row_high)
+    col = col._replace(low=col_low, high=col_high)
+    row_low, row_high, col_low, col_high = _stored(row.low_weight, row.high_weight, col.low_weight, col.high_weight)
+    row = row._replace(low_weight=row_low, high_weight=row_high)
+    col = col._replace(low_weight=col_low, high_weight=col_high)
+    return weighted_sum(x, *corner_taps(row, col, x.shape[2:]))
+
+
+def _stored(*taps: Tensor) -> tuple[Tensor, ...]:
+    """Return the taps (B, h, N, w) as they are, out of a stack, which a compiler stores.
+
+    It stores them as (B, h, w, N), the memory order of channels_last offsets, in which it computes them as vectors.
+    """
+    return torch.stack([tap.transpose(2, 3) for tap in taps]).transpose(3, 4).unbind()
 
 
 def weighted_sum(x: Tensor, pixels: Iterable[Tensor], weights: Sequence[Tensor]) -> Tensor:
