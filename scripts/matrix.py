@@ -8,7 +8,8 @@ python scripts/matrix.py --readme 8.3.9 ...  and put the table into README.md
 Each release is installed without its dependencies into .matrix/<release> and put in front on PYTHONPATH; all else is
 from the environment that runs the script (`pip install -e ".[dev,matrix]"`). Logs stay beside the releases, and so
 does results.json: a row for each release, Python and torch that was run, of which the table is made. So rows of
-another Python come into the table by running the script with it; delete the file to begin anew.
+another Python come into the table by running the script with it; delete the file to begin anew. The rows of an old
+torch are made with what `scripts/oldest_torch.txt` constrains pip to, as in the weekly run.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ def main() -> int:
         for column in GROUPS:
             cells.append(run(release, column, options.workers))
             print(f"{release}: {column}: {cells[-1]}", flush=True)
+            text = table(record(release, cells))  # after each: a run that is stopped has what it ran
         failed = failed or any("**" in cell for cell in cells)
-        text = table(record(release, cells))  # after each release: a run that is stopped has its rows
     print(f"\n{text}")
     if options.readme:
         readme = ROOT / "README.md"
