@@ -48,7 +48,7 @@ setup(
     long_description_content_type="text/markdown",
     license="AGPL-3.0-or-later",
     python_requires=">=3.9",
-    install_requires=["ultralytics>=8.3.9", "torch", "einops", "filelock", "pyyaml"],
+    install_requires=["ultralytics>=8.3.9", "torch>=2.1", "einops", "filelock", "pyyaml"],
     extras_require={
         "dev": [
             "pytest",
