@@ -9,6 +9,7 @@ import torch
 import ultralytics.nn.tasks as tasks
 from conftest import TORCH, learned, yolov8_dict
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils.torch_utils import get_flops
 
@@ -202,6 +203,20 @@ def test_torch_compile_makes_one_graph_of_a_layer_with_equal_output(close):
     x = torch.randn(2, 3, 9, 11)
     with torch.no_grad():
         close(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
+@one_graph
+def test_a_compiled_layer_takes_other_sizes_in_the_same_graph(close):
+    layer = learned(AKConv(3, 4, 5, 2)).eval()
+    graphs = CompileCounterWithBackend("aot_eager")  # no code is generated
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=graphs)
+    with torch.no_grad():
+        compiled(torch.randn(2, 3, 9, 11))
+        made = graphs.frame_count
+        for shape in ((2, 3, 9, 11), (3, 3, 32, 7), (4, 3, 8, 20)):
+            x = torch.randn(shape)
+            close(compiled(x), layer(x))
+    assert graphs.frame_count == made > 0
 
 
 @one_graph
