@@ -12,7 +12,7 @@ import reference
 import torch
 from conftest import TOLERANCES, learned, skip_if_half_lacks
 from formulations import BORDERS, FORMULATIONS, formulations
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from ultralytics_akconv import SHAPES, AKConv, resample, sampling_points
@@ -80,7 +80,10 @@ def of_points(offset, num_param):
 @drawn
 @given(case=cases())
 def test_any_samples_equal_the_definition_and_nan_comes_from_nan_alone(sample, case):
-    x, offset, moved, _, _ = case
+    x, offset, moved, _, border = case
+    # The definition adds an offset to its pixel, which takes a position a hair below the last pixel onto it, from where
+    # "paper" counts it twice; split into whole pixels and fractions, the position stays below.
+    assume(border != "paper" or not ((offset < 0) & (offset > -1e-15)).any())
     out = sample(*case)
     expected = reference.resample(x.double(), offset, *case[2:])
     tolerance = TOLERANCES[x.dtype]
