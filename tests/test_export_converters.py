@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Formats whose converters are heavy, each skipped where its own are not installed, and the rules X2Paddle is given."""
 
-import io
 import sys
 import types
 
@@ -9,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import layers_of, learned
+from conftest import layers_of, learned, traced_to_onnx
 from exporting import assert_equal_numbers, exported
 from ultralytics import YOLO
 from ultralytics.utils import DEFAULT_CFG
@@ -62,10 +61,9 @@ def test_tensorflow_in_eight_bits_equals_the_model(batch, tmp_path, monkeypatch,
 def mixed_up(form, batch):
     """Return the shapes of sums and products in ONNX, of a layer on a square map, two axes of which are of one size."""
     layer = learned(AKConv(3, 4, 5, 2, shape="ring", origin="center", act=False)).eval()
-    buffer = io.BytesIO()
     with torch.no_grad(), export_form(lambda: form):
-        torch.onnx.export(layer, (torch.randn(batch, 3, 16, 16),), buffer, opset_version=17, dynamo=False)
-    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(buffer.getvalue())).graph
+        file = traced_to_onnx(layer, torch.randn(batch, 3, 16, 16), 17)
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(file)).graph
     shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.value_info}
     binary = [shapes[node.output[0]] for node in graph.node if node.op_type in ("Add", "Sub", "Mul")]
     assert len(binary) > 10
