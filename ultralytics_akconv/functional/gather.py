@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from functools import reduce
 
 import torch
@@ -41,7 +40,7 @@ def _stored(*taps: Tensor) -> tuple[Tensor, ...]:
     return torch.stack([tap.transpose(2, 3) for tap in taps]).transpose(3, 4).unbind()
 
 
-def weighted_sum(x: Tensor, pixels: Iterable[Tensor], weights: Sequence[Tensor]) -> Tensor:
+def weighted_sum(x: Tensor, pixels: list[Tensor], weights: list[Tensor]) -> Tensor:
     """Return the weighted sum of the pixel rows at four corners, (..., C) in x's dtype; each corner is (...)."""
     b, c, height, width = x.shape
     # One row a pixel, in the dtype of the weights: many samples read a pixel, and their gradients are summed in it.
