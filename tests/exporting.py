@@ -19,8 +19,10 @@ from conftest import (
     skip_if_onnx_runtime_lacks_deform,
     yolov8_dict,
 )
+from torch.onnx._constants import ONNX_MAX_OPSET
 from ultralytics import YOLO
 from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import DEFAULT_CFG
 
 
 def images(count, channels, height, width):
@@ -77,11 +79,19 @@ def needed(format_):
             pytest.importorskip(name, reason=f"the export to {format_} needs {name}, which is not installed")
 
 
+def precision(bits):
+    """Return the option of a precision, which the host spells anew from 8.4 on."""
+    return {"quantize": bits} if hasattr(DEFAULT_CFG, "quantize") else {"half": True} if bits == 16 else {"int8": True}
+
+
 def exported(format_, **options):
     """Export a copy of the checkpoint as a user would; skips where the format's tools are absent."""
     if format_ == "onnx":
         skip_if_onnx_needs_onnxscript()
-        skip_if_onnx_runtime_lacks_deform(options.get("opset"))
+        opset = options.get("opset")
+        skip_if_onnx_runtime_lacks_deform(opset)
+        if (opset or 0) > ONNX_MAX_OPSET:
+            pytest.skip(f"torch {torch.__version__} writes ONNX up to opset {ONNX_MAX_OPSET}")
     if format_ in NEEDS:
         needed(format_)
         if tuple(map(int, ultralytics.__version__.split(".")[:3])) < OLDEST_HOST:

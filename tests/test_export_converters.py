@@ -9,9 +9,8 @@ import onnx
 import pytest
 import torch
 from conftest import layers_of, learned, traced_to_onnx
-from exporting import assert_equal_numbers, exported
+from exporting import assert_equal_numbers, exported, precision
 from ultralytics import YOLO
-from ultralytics.utils import DEFAULT_CFG
 
 from ultralytics_akconv import AKConv
 from ultralytics_akconv.benchmark.exports import benchmark_exports
@@ -51,10 +50,7 @@ def test_tensorflow_in_eight_bits_equals_the_model(batch, tmp_path, monkeypatch,
     needed("saved_model", NEEDS["saved_model"])
     monkeypatch.chdir(tmp_path)
     np.save(CALIBRATION, np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32))
-    bits = (
-        {"quantize": 8} if hasattr(DEFAULT_CFG, "quantize") else {"int8": True}
-    )  # the host spells it anew from 8.4 on
-    file = exported("saved_model", data=str(mini_dataset), batch=batch, **bits)
+    file = exported("saved_model", data=str(mini_dataset), batch=batch, **precision(8))
     assert_equal_numbers(file, [(batch, 3, 64, 64)] * 3)  # its SavedModel stays float32
 
 

@@ -7,10 +7,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import assert_equal_numbers, checkpoint, exported, images, needed, raw_outputs
+from exporting import assert_equal_numbers, checkpoint, exported, images, needed, precision, raw_outputs
 from ultralytics import YOLO
 from ultralytics.nn.modules.conv import Conv
-from ultralytics.utils import DEFAULT_CFG
 
 from ultralytics_akconv import AKConv
 from ultralytics_akconv.exports import choose_form
@@ -32,11 +31,6 @@ def test_onnx_is_right_from_old_opsets_to_new_ones(opset):
     assert_equal_numbers(file)
     operators = {node.op_type for node in onnx.load(file).graph.node}
     assert ("DeformConv" in operators) == (opset >= 19)
-
-
-def precision(bits):
-    """Return the option of a precision, which the host spells anew from 8.4 on."""
-    return {"quantize": bits} if hasattr(DEFAULT_CFG, "quantize") else {"half": True} if bits == 16 else {"int8": True}
 
 
 @pytest.mark.slow
