@@ -127,9 +127,7 @@ def launch(folder, nodes):
     environment = clean_environment(folder, GLOO_SOCKET_IFNAME="lo")
     if nodes == 1:
         if TORCH == (2, 2) and sys.version_info >= (3, 12):
-            pytest.skip(
-                f"torchrun --standalone of torch {torch.__version__} crashes on Python 3.12, whatever it runs"
-            )
+            pytest.skip(f"torchrun --standalone of torch {torch.__version__} crashes on Python 3.12, whatever it runs")
         agents = [[*common, "--standalone"]]
     else:
         with socket.socket() as free:
