@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from ultralytics_akconv.functional.taps import Base, corner_taps, sampling_taps
+from ultralytics_akconv.functional.taps import Base, Taps, corner_taps, sampling_taps
 
 
 def gather_samples(x: Tensor, offset: Tensor, base: Base, border: str, traced: bool = False) -> Tensor:
@@ -23,12 +23,11 @@ def compiled_samples(x: Tensor, offset: Tensor, base: Base, border: str) -> Tens
     Without the stacks, the loop over the samples computes the indices of every tap anew, one by one.
     """
     row, col = sampling_taps(offset, base, x.shape[2:], border, traced=True)
-    row_low, row_high, col_low, col_high = _stored(row.low, row.high, col.low, col.high)
-    row = row._replace(low=row_low, high=row_high)
-    col = col._replace(low=col_low, high=col_high)
-    row_low, row_high, col_low, col_high = _stored(row.low_weight, row.high_weight, col.low_weight, col.high_weight)
-    row = row._replace(low_weight=row_low, high_weight=row_high)
-    col = col._replace(low_weight=col_low, high_weight=col_high)
+    pixels = _stored(row.low, row.high, col.low, col.high)
+    weights = _stored(row.low_weight, row.high_weight, col.low_weight, col.high_weight)
+    # Not by `_replace`: on Python 3.13, torch 2.6 cannot trace it.
+    row = Taps(*pixels[:2], *weights[:2], row.low_slope, row.high_slope)
+    col = Taps(*pixels[2:], *weights[2:], col.low_slope, col.high_slope)
     return weighted_sum(x, *corner_taps(row, col, x.shape[2:]))
 
 
