@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ultralytics_akconv import functional, resample
+from ultralytics_akconv.functional.outer import outer_samples
 
 
 def compiled(*arguments):
@@ -21,9 +22,15 @@ def exported(*arguments):
         return compiled(*arguments)
 
 
+def widened(x, offset, points, stride, border):
+    """The expression that ONNX Runtime is given."""
+    with mock.patch.object(functional, "gather_samples", lambda *inputs, traced: outer_samples(*inputs)):
+        return exported(x, offset, points, stride, border)
+
+
 BORDERS = ("paper", "clamp", "zeros")
 # Every way to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests.
-FORMULATIONS = {"resample": resample, "compiled": compiled, "exported": exported}
+FORMULATIONS = {"resample": resample, "compiled": compiled, "exported": exported, "widened": widened}
 
 formulations = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
 borders = pytest.mark.parametrize("border", BORDERS)

@@ -69,15 +69,16 @@ def test_a_traced_layer_takes_other_sizes_or_the_batch_it_was_not_traced_with(cl
 
 
 def test_the_form_follows_the_format_the_opset_and_the_precision():
-    assert choose_form("onnx") == "gather"
-    assert choose_form("onnx", opset=19) == "deform"
-    assert choose_form("onnx", opset=19, half=True) == "gather"
+    assert choose_form("onnx") == "outer"
+    assert choose_form("onnx", bits=8) == "gather"
+    assert choose_form("onnx", opset=19) == choose_form("onnx", opset=19, bits=8) == "deform"
+    assert choose_form("onnx", opset=19, bits=16) == "gather"
     assert choose_form("openvino") == "deform"
     assert choose_form("mnn", opset=12) == "gather"
     assert {choose_form(name) for name in ("mnn", "ncnn", "paddle")} == {"grid"}
     assert choose_form("torchscript") == "bag"
     assert choose_form("torchscript", device="cuda") == "grid"
-    assert choose_form("torchscript", half=True, device="cuda") == "gather"
+    assert choose_form("torchscript", bits=16, device="cuda") == "gather"
     assert {choose_form(name) for name in ("edgetpu", "pb", "saved_model", "tflite")} == {"flat"}
     assert {choose_form(name) for name in ("engine", "litert", "executorch", "coreml")} == {"gather"}
 
@@ -97,7 +98,7 @@ def test_an_onnx_runtime_without_deformable_convolutions_is_named_with_what_to_d
     with pytest.raises(ValueError, match=r"DeformConv, which ONNX Runtime 1.24.4 .* opset=18, or install .*>=1.25"):
         check_export("onnx", 19)
     check_export("onnx", 18)  # gathers
-    check_export("onnx", 19, half=True)  # the same
+    check_export("onnx", 19, bits=16)  # the same
     check_export("openvino")
 
 

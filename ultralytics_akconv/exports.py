@@ -21,24 +21,26 @@ FORMS = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "grid", 
 FORMS.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"), "flat"))  # what onnx2tf converts
 ONNX_DEFORM_OPSET = 19  # the first with the operator DeformConv
 ONNX_GRID_OPSET = 16  # the first with the operator GridSample
-ONNX_LOWEST_OPSET = 11  # the first with the operator Range, which the form "gather" counts pixels with
+ONNX_LOWEST_OPSET = 11  # the first with the operator Range, which the gathers count pixels with
 ORT_DEFORM = (1, 25)  # the first ONNX Runtime that has DeformConv
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
 
-def choose_form(format_: str, opset: int | None = None, half: bool = False, device: str = "cpu") -> str:
+def choose_form(format_: str, opset: int | None = None, bits: int = 32, device: str = "cpu") -> str:
     """Return the form of an export: "gather" or a name of `functional.export.FORMS`.
 
     Args:
         format_: The host's name of the format, as in `yolo export format=...`.
         opset: The ONNX opset asked for, None for the host's choice (which lies between 16 and 18).
-        half: Whether the runtime computes in float16; then only "gather" keeps its positions exact.
+        bits: Of the numbers that the runtime computes with. In float16, 16, only "gather" keeps its positions exact.
         device: Type of the device that the model is traced on, which a TorchScript file is bound to.
     """
-    if half and format_ in ("onnx", "torchscript"):
+    if bits == 16 and format_ in ("onnx", "torchscript"):
         return "gather"
+    if format_ == "onnx" and (opset or 0) >= ONNX_DEFORM_OPSET:
+        return "deform"
     if format_ == "onnx":
-        return "deform" if (opset or 0) >= ONNX_DEFORM_OPSET else "gather"
+        return "gather" if bits == 8 else "outer"  # where a quantizer would round the weights in its matrix product
     if format_ == "mnn" and (opset or ONNX_GRID_OPSET) < ONNX_GRID_OPSET:
         return "gather"  # MNN is made from ONNX
     if format_ == "torchscript" and device == "cpu":
@@ -46,13 +48,13 @@ def choose_form(format_: str, opset: int | None = None, half: bool = False, devi
     return FORMS.get(format_, "gather")
 
 
-def check_export(format_: str, opset: int | None = None, half: bool = False) -> None:
+def check_export(format_: str, opset: int | None = None, bits: int = 32) -> None:
     """Raise before an export starts that could not end well, with what to do instead.
 
     Args:
         format_: The host's name of the format.
         opset: The ONNX opset asked for, None for the host's choice.
-        half: Whether the runtime computes in float16.
+        bits: Of the numbers that the runtime computes with.
 
     Raises:
         ValueError: If an operator that AKConv needs is missing in the opset, or in the ONNX Runtime installed here.
@@ -62,7 +64,7 @@ def check_export(format_: str, opset: int | None = None, half: bool = False) -> 
             f"AKConv needs the ONNX operator Range, which opset {opset} does not have: "
             f"export with opset={ONNX_LOWEST_OPSET} or above"
         )
-    if format_ == "onnx" and choose_form(format_, opset, half) == "deform":
+    if format_ == "onnx" and choose_form(format_, opset, bits) == "deform":
         version = _onnx_runtime()
         if version and tuple(int(part) for part in version.split(".")[:2]) < ORT_DEFORM:
             raise ValueError(
@@ -80,11 +82,14 @@ def _onnx_runtime() -> str | None:
     return None
 
 
-def _asked_for(settings: Any) -> tuple[str, int | None, bool]:
-    """Return the format, the opset and whether half precision is asked for, of the exporter's arguments."""
-    # `half` became `quantize=16` in 8.4
-    half = getattr(settings, "half", False) is True or getattr(settings, "quantize", None) == 16
-    return str(settings.format).lower(), settings.opset, half
+def _asked_for(settings: Any) -> tuple[str, int | None, int]:
+    """Return the format, the opset and the bits of the numbers that are asked for, of the exporter's arguments."""
+    bits = getattr(settings, "quantize", None)  # which took the place of `half` and `int8` in 8.4
+    if getattr(settings, "half", False) is True:
+        bits = 16
+    elif getattr(settings, "int8", False) is True:
+        bits = 8
+    return str(settings.format).lower(), settings.opset, bits if bits in (8, 16) else 32
 
 
 def choosing_call(host_call: Callable) -> Callable:
@@ -93,10 +98,10 @@ def choosing_call(host_call: Callable) -> Callable:
     @functools.wraps(host_call)
     def call(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         def choose() -> str:
-            format_, opset, half = _asked_for(self.args)  # asked for anew: the exporter settles them on its way
-            if format_ == "paddle":
+            settled = _asked_for(self.args)  # asked for anew: the exporter settles them on its way
+            if settled[0] == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
-            return choose_form(format_, opset, half, self.device.type)
+            return choose_form(*settled, self.device.type)
 
         if any(isinstance(layer, AKConv) for layer in model.modules()):
             check_export(*_asked_for(self.args))

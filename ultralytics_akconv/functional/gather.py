@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 
 import torch
@@ -39,14 +40,25 @@ def _stored(*taps: Tensor) -> tuple[Tensor, ...]:
     return torch.stack([tap.transpose(2, 3) for tap in taps]).transpose(3, 4).unbind()
 
 
-def weighted_sum(x: Tensor, pixels: list[Tensor], weights: list[Tensor]) -> Tensor:
-    """Return the weighted sum of the pixel rows at four corners, (..., C) in x's dtype; each corner is (...)."""
+def _weighted_rows(table: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
+    """Return the rows of a table (pixels, C) at `pixel` (...), each times its weight (...): (..., C)."""
+    c = table.shape[1]
+    return table.index_select(0, pixel.flatten()).reshape(*weight.shape, c) * weight[..., None]
+
+
+def weighted_sum(
+    x: Tensor,
+    pixels: list[Tensor],
+    weights: list[Tensor],
+    weighted_rows: Callable[[Tensor, Tensor, Tensor], Tensor] = _weighted_rows,
+) -> Tensor:
+    """Return the weighted sum of the pixel rows at four corners, (..., C) in x's dtype; each corner is (...).
+
+    A runtime may be faster with another expression of a corner's rows times their weights, `weighted_rows`.
+    """
     b, c, height, width = x.shape
     # One row a pixel, in the dtype of the weights: many samples read a pixel, and their gradients are summed in it.
     table = x.permute(0, 2, 3, 1).reshape(b * height * width, c)
     table = table.to(torch.promote_types(x.dtype, weights[0].dtype))
-
-    def tap(pixel: Tensor, weight: Tensor) -> Tensor:
-        return table.index_select(0, pixel.flatten()).reshape(*weight.shape, c) * weight[..., None]
-
-    return reduce(torch.add, map(tap, pixels, weights)).to(x.dtype)
+    corners = [weighted_rows(table, pixel, weight) for pixel, weight in zip(pixels, weights)]
+    return reduce(torch.add, corners).to(x.dtype)
