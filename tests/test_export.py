@@ -4,13 +4,15 @@
 import io
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import layers_of, learned, traced_to_onnx
-from exporting import checkpoint, exported
+from conftest import layers_of, learned, skip_if_onnx_needs_onnxscript, traced_to_onnx
+from exporting import checkpoint, exported, precision
 from networks import tensors
 from ultralytics import YOLO
 
@@ -100,6 +102,26 @@ def test_an_onnx_runtime_without_deformable_convolutions_is_named_with_what_to_d
     check_export("onnx", 18)  # gathers
     check_export("onnx", 19, bits=16)  # the same
     check_export("openvino")
+
+
+@pytest.mark.slow
+def test_an_onnx_runtime_without_deformable_convolutions_is_named_where_the_host_drops_half_precision(
+    monkeypatch, tmp_path
+):
+    yolo = YOLO(checkpoint())
+    yolo.ckpt_path = yolo.model.pt_path = str(tmp_path / "some.pt")
+    options = {"format": "onnx", "opset": 19, "imgsz": 64, "verbose": False, **precision(16)}
+    skip_if_onnx_needs_onnxscript()
+    monkeypatch.setattr(exports, "_onnx_runtime", lambda: "1.24.4")
+    traced = mock.Mock(wraps=exports.choose_form)
+    monkeypatch.setattr(exports, "choose_form", traced)
+    try:
+        operators = {node.op_type for node in onnx.load(yolo.export(**options)).graph.node}
+    except ValueError as error:
+        assert "which ONNX Runtime 1.24.4 does not have" in str(error)
+        assert traced.call_args.args[2] == 32  # the host dropped it
+    else:
+        assert "DeformConv" not in operators and "Gather" in operators
 
 
 @pytest.mark.slow

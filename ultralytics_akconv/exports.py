@@ -98,7 +98,8 @@ def choosing_call(host_call: Callable) -> Callable:
     @functools.wraps(host_call)
     def call(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         def choose() -> str:
-            settled = _asked_for(self.args)  # asked for anew: the exporter settles them on its way
+            settled = _asked_for(self.args)  # asked for anew: old hosts drop half precision on a CPU on their way
+            check_export(*settled)
             if settled[0] == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
             return choose_form(*settled, self.device.type)
