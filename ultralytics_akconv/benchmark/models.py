@@ -106,7 +106,8 @@ def _inference(
     name: str, model: str, imgsz: int, device: str, layout: str, compile: bool = False
 ) -> Callable[[], None]:
     """Return a forward pass of one image through the fused model."""
-    network = _network(name, model, device, layout).eval().fuse(verbose=False)
+    network = _network(name, model, device, "contiguous").eval().fuse(verbose=False)
+    network = network.to(memory_format=LAYOUTS[layout])  # only now: most releases cannot fuse channels_last weights
     x = _images(1, imgsz, device, layout)
     forward = torch.compile(network) if compile else network
 

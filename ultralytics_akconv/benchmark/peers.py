@@ -78,7 +78,9 @@ class DeformPeer(nn.Module):
         offset = rearrange(offset, "b (two n) h w -> b n two h w", two=2) + wanted[:, :, None, None]
         missing = (layer.stride * (offset.shape[3] - 1) + n - x.shape[2], 0)  # rows the N-tap kernel lacks below
         x = nn.functional.pad(x, (0, 0, 0, max(0, missing[0])))
-        out = deform_conv2d(x, offset.flatten(1, 2), layer.conv.conv.weight, layer.conv.conv.bias, stride=layer.stride)
+        weight = layer.conv.conv.weight
+        weight = weight.flatten().view(weight.shape)  # of a 1x1 kernel, torchvision 0.21 trains none in channels_last
+        out = deform_conv2d(x, offset.flatten(1, 2), weight, layer.conv.conv.bias, stride=layer.stride)
         out = out[:, :, : offset.shape[3], : offset.shape[4]]
         return layer.conv.act(layer.conv.bn(out) if hasattr(layer.conv, "bn") else out)
 
