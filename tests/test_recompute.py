@@ -77,39 +77,27 @@ def test_nothing_is_made_ready_to_be_computed_again_where_no_gradient_is_wanted(
     checkpoint.assert_not_called()
 
 
-def in_parts(block, cached, x, offset, border):
-    """Return the samples and both gradients, computed in blocks and steps of so many samples."""
+def in_steps(cached, x, offset, border):
+    """Return the samples and both gradients, computed in steps of so many samples."""
     x, offset = x.clone().requires_grad_(), offset.clone().requires_grad_()
-    with mock.patch.multiple(bags, _BLOCK=block, _CACHED=cached):
+    with mock.patch.object(bags, "_CACHED", cached):
         out = resample(x, offset, sampling_points(5), 2, border)
         out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape))
     return out.detach(), x.grad, offset.grad
 
 
 @borders
-@pytest.mark.parametrize(  # 60 samples an image, 300 in all
-    ("block", "cached"), [(1, 7), (59, 60), (60, 299), (61, 59), (120, 16), (121, 61), (300, 7), (300, 299)]
-)
-def test_the_parts_that_are_worked_on_at_a_time_change_no_number(block, cached, border):
+@pytest.mark.parametrize("cached", [7, 16, 59, 60, 61, 299, 300])  # 60 samples an image, 300 in all
+def test_the_steps_that_are_taken_at_a_time_change_no_number(cached, border):
     x, offset = case((5, 3, 5, 7), stride=2)
-    for actual, whole in zip(in_parts(block, cached, x, offset, border), in_parts(2**17, 2**14, x, offset, border)):
+    for actual, whole in zip(in_steps(cached, x, offset, border), in_steps(2**14, x, offset, border)):
         torch.testing.assert_close(actual, whole, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("block", "images"), [(1, [1] * 5), (119, [1] * 5), (120, [2, 2, 1]), (239, [3, 2]), (299, [4, 1]), (10**6, [5])]
-)
-def test_a_backward_pass_takes_as_many_images_at_a_time_as_a_block_holds(block, images):
-    x, offset = case((5, 3, 5, 7), stride=2)
-    with mock.patch.object(bags, "_gradients", wraps=bags._gradients) as gradients:
-        in_parts(block, 2**14, x, offset, "paper")
-    assert [len(call.args[0]) for call in gradients.call_args_list] == images
 
 
 def test_no_step_over_several_tensors_takes_more_samples_than_stay_in_the_cache():
     x, offset = case((5, 3, 5, 7), stride=2)
     with mock.patch.object(bags, "embedding_bag", wraps=bags.embedding_bag) as bag:
-        in_parts(300, 16, x, offset, "paper")
+        in_steps(16, x, offset, "paper")
     steps = [len(call.args[0]) for call in bag.call_args_list if call.args[0].ndim == 2]
     assert sorted(steps) == [*[12] * 2, *[16] * 36, 300]  # the offset gradient, by axis; the samples, at once
 

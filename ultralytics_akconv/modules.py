@@ -6,6 +6,7 @@ Checkpoints pickle the path `ultralytics_akconv.modules.AKConv`: it must never c
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
 
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
 _PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
+# Samples a step of a batch on a CPU, in whole images. The samples and their gradients are the largest tensors of a
+# training step; in parts they fit into memory that is free already, and a part is still near when it is used again.
+_SAMPLES = 2**17
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -141,21 +145,37 @@ class AKConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: (B, C1, H, W) -> (B, C2, h, w)."""
+        if traced_form() is not None:  # sampling and column convolution are one there
+            conv = self.conv.conv
+            out = akconv2d(x, self.offsets(x), conv.weight, self.points, conv.bias, self.stride, self.border)
+            return self._activated(out)
+        parts = self._parts(x)
+        if len(parts) == 1:
+            return self._columns(x, self.conv)
+        if self.training:  # BatchNorm needs the whole batch
+            return self._activated(torch.cat([self._columns(part, self.conv.conv) for part in parts]))
+        return torch.cat([self._columns(part, self.conv) for part in parts])
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Split the batch into the images that are worked on together; only a CPU gains by that."""
+        if x.device.type != "cpu" or x.ndim != 4 or is_traced():
+            return (x,)
+        samples = self.num_param * math.prod(math.ceil(side / self.stride) for side in x.shape[2:])
+        return x.split(max(1, _SAMPLES // max(1, samples)))  # an empty map has no samples
+
+    def _columns(self, x: Tensor, conv: nn.Module) -> Tensor:
+        """Return what the column convolution, or it and what follows, makes of the samples of `x`."""
         offset = self.offsets(x)
-        if traced_form() is not None:
-            return self._traced(x, offset)
         samples = resample(x, offset, self.points, self.stride, self.border)  # (B, C1, h*N, w)
         if not samples.requires_grad or is_traced():
-            return self.conv(samples)
+            return conv(samples)
         x, offset = x.detach(), offset.detach()
         with recomputed_in_backward(samples, lambda: resample(x, offset, self.points, self.stride, self.border)):
-            return self.conv(samples)
+            return conv(samples)
 
-    def _traced(self, x: Tensor, offset: Tensor) -> Tensor:
-        """Apply the column convolution's own parameters, for the forms in which sampling and convolution are one."""
-        conv = self.conv.conv
-        out = akconv2d(x, offset, conv.weight, self.points, conv.bias, self.stride, self.border)
-        return self.conv.act(self.conv.bn(out) if hasattr(self.conv, "bn") else out)  # fused by the host: no bn
+    def _activated(self, out: Tensor) -> Tensor:
+        """Apply what follows the column convolution in the host's `Conv`, which has no `bn` once it is fused."""
+        return self.conv.act(self.conv.bn(out) if hasattr(self.conv, "bn") else out)
 
     def extra_repr(self) -> str:
         """Return the options that tell one AKConv from another."""

@@ -31,7 +31,6 @@ from ultralytics_akconv.functional.taps import (
 )
 from ultralytics_akconv.shapes import Points
 
-_BLOCK = 2**17  # samples whose gradients are computed at a time, a whole number of images: bounds the working memory
 _CACHED = 2**14  # samples a step where one step reads what another has just written: a megabyte at 16 channels
 
 
@@ -89,28 +88,18 @@ class BagSamples(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Return the gradients by `x` and `offset`, each only if it is asked for."""
         x, offset = ctx.saved_tensors
-        images = max(1, _BLOCK * len(grad) // (grad.numel() // x.shape[1]))
-        blocks = zip(*(tensor.split(images) for tensor in (x, offset, grad)))
-        parts = zip(*(_gradients(*block, ctx.base, ctx.border, ctx.needs_input_grad[:2]) for block in blocks))
-        return *(None if part[0] is None else torch.cat(part) for part in parts), None, None
-
-
-def _gradients(
-    x: Tensor, offset: Tensor, grad: Tensor, base: Base, border: str, needed: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients by `x` and `offset` of some images, None where not needed."""
-    row, col = sampling_taps(offset, base, x.shape[2:], border)
-    indices = _pixel_indices(row, col, x.shape[2:])
-    grad = grad.reshape(-1, x.shape[1]).contiguous()  # (samples, C), rows without gaps as in `_pixel_rows`
-    row_weights, col_weights = (row.low_weight, row.high_weight), (col.low_weight, col.high_weight)
-    grad_x = grad_offset = None
-    if needed[0]:
-        grad_x = _input_gradient(x, grad, indices, _weights(row_weights, col_weights, x))
-    if needed[1]:
-        by_row = _weights((-row.low_slope, row.high_slope), col_weights, x)
-        by_col = _weights(row_weights, (-col.low_slope, col.high_slope), x)
-        grad_offset = _offset_gradient(x, grad, indices, (by_row, by_col), row.low.shape).to(offset.dtype)
-    return grad_x, grad_offset
+        row, col = sampling_taps(offset, ctx.base, x.shape[2:], ctx.border)
+        indices = _pixel_indices(row, col, x.shape[2:])
+        grad = grad.reshape(-1, x.shape[1]).contiguous()  # (samples, C), rows without gaps as in `_pixel_rows`
+        row_weights, col_weights = (row.low_weight, row.high_weight), (col.low_weight, col.high_weight)
+        grad_x = grad_offset = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _input_gradient(x, grad, indices, _weights(row_weights, col_weights, x))
+        if ctx.needs_input_grad[1]:
+            by_row = _weights((-row.low_slope, row.high_slope), col_weights, x)
+            by_col = _weights(row_weights, (-col.low_slope, col.high_slope), x)
+            grad_offset = _offset_gradient(x, grad, indices, (by_row, by_col), row.low.shape).to(offset.dtype)
+        return grad_x, grad_offset, None, None
 
 
 def _offset_gradient(
