@@ -70,7 +70,7 @@ def benchmark_layers(
         dtype: Of input and weights.
         layout: "channels_last" or "contiguous", of input and weights.
         repeats: Counted rounds.
-        memory: Measure the peak memory of a training step too, each in a process of its own.
+        memory: Measure the peak memory of a training step too, each in processes of its own.
 
     Returns:
         A row for each layer and peer; ratios are to the 3x3 Conv in the same rounds.

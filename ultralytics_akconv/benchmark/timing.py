@@ -56,12 +56,18 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def peak_memory(prepare: Callable[..., Callable[[], object]], *args: object) -> float:
-    """Return how much `prepare(*args)()` raises the memory of a fresh process at its peak, in MB.
+def peak_memory(prepare: Callable[..., Callable[[], object]], *args: object, processes: int = 5) -> float:
+    """Return how much `prepare(*args)()` raises the memory of a fresh process at its peak, in MB: a median of several.
 
-    On a GPU the allocator's peak counts, on a CPU the resident set of the process. `prepare` builds all that is there
-    before, its result is what is measured; both must be importable, since they run in a process of their own.
+    On a GPU the allocator's peak counts, on a CPU the resident set of the process, which differs by some percent from
+    one process to the next with what the C library keeps of the memory that is free. `prepare` builds all that is there
+    before, its result is what is measured; both must be importable, since they run in processes of their own.
     """
+    return statistics.median(_peak_of_a_process(prepare, args) for _ in range(processes))
+
+
+def _peak_of_a_process(prepare: Callable[..., Callable[[], object]], args: tuple) -> float:
+    """Measure in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_peak, prepare, args).result()
 

@@ -38,7 +38,7 @@ def add_op(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--num-param", type=int, nargs="+", default=[5], metavar="N")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=_DTYPES, default="float32")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory too (a process a peer)")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory too (five processes a peer)")
     _add_common(parser, repeats=30)
     parser.set_defaults(run=_run_op)
 
@@ -50,7 +50,7 @@ def add_model(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels (default 640)")
     parser.add_argument("--batch", type=int, default=4, help="images of a training step (default 4)")
     parser.add_argument("--compile", action="store_true", help="time inference under torch.compile too")
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process a peer)")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (five processes a peer)")
     _add_common(parser, repeats=15)
     parser.set_defaults(run=_run_model)
 
