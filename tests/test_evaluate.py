@@ -2,6 +2,7 @@
 """AP by COCO rules: equal to the library on the original annotations, and right on labels; errors."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -85,7 +86,7 @@ def test_what_the_host_says_of_bad_labels_and_images_stays_visible(tmp_path, cap
     files[3].unlink()
     (tmp_path / f"akconv-mini/images/val/{files[4].stem}.jpg").write_bytes(b"no image")
     result = evaluate(small_model(tmp_path, name=None), data, **SMALL)
-    said = caplog.text
+    said = re.sub(r"\[ +", "[", caplog.text)  # older releases pad the numbers
     assert result.images == 5  # the host leaves out three and takes two as background
     for number, words in ((0, "coordinates [1.5]"), (1, "exceeds dataset class count 3"), (4, "")):
         assert f"{files[number].stem}.jpg: ignoring corrupt image/label: " in said

@@ -36,7 +36,7 @@ def disk_full(*arguments, **options):
 
 
 # The file is renamed at the very end, so a failure there is the latest that leaves the old file.
-STEPS = pytest.mark.parametrize("step", ["os.replace", "os.chmod"])
+STEPS = pytest.mark.parametrize("step", ["os.replace", "pathlib.Path.chmod"])
 
 
 def entries(folder):

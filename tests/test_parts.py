@@ -21,12 +21,12 @@ def images(batch=5, size=(5, 7)):
 
 def fused(layer):
     """Return the layer as the host's `fuse()` leaves it."""
-    conv = copy.deepcopy(layer).conv
+    conv = copy.deepcopy(layer).conv.float()  # the oldest releases fuse in float32 alone
     conv.conv = tasks.fuse_conv_and_bn(conv.conv, conv.bn)
     del conv.bn
     conv.forward = conv.forward_fuse
     layer = copy.deepcopy(layer)
-    layer.conv = conv
+    layer.conv = conv.double()
     return layer
 
 
