@@ -90,6 +90,8 @@ def test_an_opset_without_an_operator_is_refused_before_the_export_starts(tmp_pa
     yolo.model.pt_path = str(tmp_path / "model.pt")
     with pytest.raises(ValueError, match="operator Range, which opset 10 does not have: export with opset=11"):
         yolo.export(format="onnx", opset=10, imgsz=32)
+    with pytest.raises(ValueError, match="clips integers, which opset 11 cannot: export with opset=12 or above"):
+        yolo.export(format="onnx", opset=11, imgsz=32, dynamic=True)
     assert not list(tmp_path.iterdir())
 
 

@@ -22,6 +22,7 @@ FORMS.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"), "
 ONNX_DEFORM_OPSET = 19  # the first with the operator DeformConv
 ONNX_GRID_OPSET = 16  # the first with the operator GridSample
 ONNX_LOWEST_OPSET = 11  # the first with the operator Range, which the gathers count pixels with
+ONNX_DYNAMIC_OPSET = 12  # the first that clips integers, as pixels are where the size of the map is not known
 ORT_DEFORM = (1, 25)  # the first ONNX Runtime that has DeformConv
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
@@ -48,13 +49,14 @@ def choose_form(format_: str, opset: int | None = None, bits: int = 32, device: 
     return FORMS.get(format_, "gather")
 
 
-def check_export(format_: str, opset: int | None = None, bits: int = 32) -> None:
+def check_export(format_: str, opset: int | None = None, bits: int = 32, dynamic: bool = False) -> None:
     """Raise before an export starts that could not end well, with what to do instead.
 
     Args:
         format_: The host's name of the format.
         opset: The ONNX opset asked for, None for the host's choice.
         bits: Of the numbers that the runtime computes with.
+        dynamic: Whether the sizes of images stay open.
 
     Raises:
         ValueError: If an operator that AKConv needs is missing in the opset, or in the ONNX Runtime installed here.
@@ -63,6 +65,11 @@ def check_export(format_: str, opset: int | None = None, bits: int = 32) -> None
         raise ValueError(
             f"AKConv needs the ONNX operator Range, which opset {opset} does not have: "
             f"export with opset={ONNX_LOWEST_OPSET} or above"
+        )
+    if opset is not None and dynamic and opset < ONNX_DYNAMIC_OPSET:
+        raise ValueError(
+            f"AKConv with dynamic=True clips integers, which opset {opset} cannot: "
+            f"export with opset={ONNX_DYNAMIC_OPSET} or above, or without dynamic"
         )
     if format_ == "onnx" and choose_form(format_, opset, bits) == "deform":
         version = _onnx_runtime()
@@ -99,13 +106,13 @@ def choosing_call(host_call: Callable) -> Callable:
     def call(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         def choose() -> str:
             settled = _asked_for(self.args)  # asked for anew: old hosts drop half precision on a CPU on their way
-            check_export(*settled)
+            check_export(*settled, dynamic=self.args.dynamic)
             if settled[0] == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
             return choose_form(*settled, self.device.type)
 
         if any(isinstance(layer, AKConv) for layer in model.modules()):
-            check_export(*_asked_for(self.args))
+            check_export(*_asked_for(self.args), dynamic=self.args.dynamic)
         with export_form(choose):
             return host_call(self, model, *args, **kwargs)
 
