@@ -39,7 +39,15 @@ def passed(layer, samples, x):
     return out.detach(), x.grad, *(p.grad for p in layer.parameters() if p.requires_grad), *layer.buffers()
 
 
-@pytest.mark.parametrize("prepare", [lambda layer: layer.train(), lambda layer: layer.eval(), fused], ids=range(3))
+def norm_in_training(layer):
+    """Return the layer with its BatchNorm alone in training mode, as where statistics are adapted."""
+    layer.conv.bn.train()
+    return layer
+
+
+@pytest.mark.parametrize(
+    "prepare", [lambda layer: layer.train(), lambda layer: layer.eval(), norm_in_training, fused], ids=range(4)
+)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_the_parts_of_a_batch_change_no_output_gradient_or_statistic(prepare, layout):
     layer = prepare(learned(AKConv(3, 4, 5, 2).double()).eval())

@@ -152,7 +152,7 @@ class AKConv(nn.Module):
         parts = self._parts(x)
         if len(parts) == 1:
             return self._columns(x, self.conv)
-        if self.training:  # BatchNorm needs the whole batch
+        if getattr(self.conv, "bn", self).training:  # BatchNorm needs the whole batch, also alone in training mode
             return self._activated(torch.cat([self._columns(part, self.conv.conv) for part in parts]))
         return torch.cat([self._columns(part, self.conv) for part in parts])
 
