@@ -77,7 +77,8 @@ def test_the_form_follows_the_format_the_opset_and_the_precision():
     assert choose_form("onnx", opset=19, bits=16) == "gather"
     assert choose_form("openvino") == "deform"
     assert choose_form("mnn", opset=12) == "gather"
-    assert {choose_form(name) for name in ("mnn", "ncnn", "paddle")} == {"grid"}
+    assert {choose_form(name) for name in ("mnn", "ncnn")} == {"grid"}
+    assert choose_form("paddle") == "outer-fixed"
     assert choose_form("torchscript") == "bag"
     assert choose_form("torchscript", device="cuda") == "grid"
     assert choose_form("torchscript", bits=16, device="cuda") == "gather"

@@ -17,7 +17,7 @@ from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.paddle import teach_x2paddle
 
 # Format -> form, where "gather", which every other format gets, is not the fastest that is right; see docs/export.md.
-FORMS = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "grid", "torchscript": "grid"}
+FORMS = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "outer-fixed", "torchscript": "grid"}
 FORMS.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"), "flat"))  # what onnx2tf converts
 ONNX_DEFORM_OPSET = 19  # the first with the operator DeformConv
 ONNX_GRID_OPSET = 16  # the first with the operator GridSample

@@ -18,7 +18,7 @@ from ultralytics_akconv.functional.bags import bag_akconv2d
 from ultralytics_akconv.functional.deform import deform_akconv2d
 from ultralytics_akconv.functional.flat import flat_akconv2d
 from ultralytics_akconv.functional.grid import grid_akconv2d
-from ultralytics_akconv.functional.outer import outer_akconv2d
+from ultralytics_akconv.functional.outer import fixed_outer_akconv2d, outer_akconv2d
 
 # Name -> (x, offset, weight, bias, points, stride, border) -> output, as `akconv2d`. "gather" is `akconv2d` itself.
 FORMS: dict[str, Callable[..., Tensor]] = {
@@ -27,6 +27,7 @@ FORMS: dict[str, Callable[..., Tensor]] = {
     "flat": flat_akconv2d,
     "grid": grid_akconv2d,
     "outer": outer_akconv2d,
+    "outer-fixed": fixed_outer_akconv2d,
 }
 
 _choice: ContextVar[Callable[[], str] | None] = ContextVar("akconv_export_form", default=None)

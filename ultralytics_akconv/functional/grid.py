@@ -18,7 +18,7 @@ def grid_akconv2d(
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
     start = torch.tensor(points, dtype=dtype, device=x.device)  # (N, 2)
-    row, col = start[:, 0], start[:, 1]  # X2Paddle has no unbind
+    row, col = start[:, 0], start[:, 1]
     row = row[:, None] + torch.arange(h, dtype=dtype, device=x.device) * stride  # (N, h)
     col = col[:, None] + torch.arange(w, dtype=dtype, device=x.device) * stride  # (N, w)
     row = offset[:, :n].to(dtype).reshape(b, n * h, w) + row.reshape(1, n * h, 1)  # (B, N*h, w)

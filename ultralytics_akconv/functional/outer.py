@@ -17,20 +17,39 @@ from ultralytics_akconv.shapes import Points
 
 
 def outer_akconv2d(
-    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    points: Points,
+    stride: int,
+    border: str,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments."""
+    """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments, and `outer_samples` for the size."""
     base = base_positions(points, stride, *offset.shape[2:], position_dtype(offset.dtype), x.device)
-    samples = outer_samples(x, offset, base, border)
+    samples = outer_samples(x, offset, base, border, size)
     b, h, n, w, c = samples.shape
     samples = samples.reshape(b, h * n, w, c).permute(0, 3, 1, 2)
     return torch.nn.functional.conv2d(samples, weight, bias, stride=(n, 1))
 
 
-def outer_samples(x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
-    """Return the samples as rows, (B, h, N, w, C) in x's dtype; `x` is (B, C, H, W)."""
-    row, col = sampling_taps(offset, base, x.shape[2:], border, traced=True)
-    return weighted_sum(x, *corner_taps(row, col, x.shape[2:]), _widened_rows)
+def fixed_outer_akconv2d(
+    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
+) -> Tensor:
+    """Return what `outer_akconv2d` returns, for images of the traced size alone."""
+    return outer_akconv2d(x, offset, weight, bias, points, stride, border, tuple(int(axis) for axis in x.shape[2:]))
+
+
+def outer_samples(x: Tensor, offset: Tensor, base: Base, border: str, size: tuple[int, int] | None = None) -> Tensor:
+    """Return the samples as rows, (B, h, N, w, C) in x's dtype; `x` is (B, C, H, W).
+
+    A trace follows the size of `x` by itself, as int64, to which Paddle takes the indices that are multiplied by it.
+    Two plain integers in `size` fix it.
+    """
+    size = x.shape[2:] if size is None else size
+    row, col = sampling_taps(offset, base, size, border, traced=True)
+    return weighted_sum(x, *corner_taps(row, col, size), _widened_rows)
 
 
 def _widened_rows(table: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:

@@ -48,12 +48,12 @@ def base_positions(points: Points, stride: int, h: int, w: int, dtype: torch.dty
     exact = torch.tensor(points, dtype=dtype, device=device).T  # (2, N)
     whole = exact.floor()
     on_pixels = all(float(v).is_integer() for point in points for v in point)
-    whole_row, whole_col = whole.to(torch.int32)
+    pixel = whole.to(torch.int32)  # taken by index: X2Paddle has no unbind
     rows = torch.arange(h, dtype=torch.int32, device=device) * stride
     cols = torch.arange(w, dtype=torch.int32, device=device) * stride
     return Base(
-        rows[:, None, None] + whole_row[:, None],  # (h, N, 1)
-        cols + whole_col[:, None],  # (N, w)
+        rows[:, None, None] + pixel[0][:, None],  # (h, N, 1)
+        cols + pixel[1][:, None],  # (N, w)
         None if on_pixels else exact - whole,
     )
 
