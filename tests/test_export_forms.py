@@ -138,6 +138,16 @@ def test_the_form_of_grid_sample_makes_no_integer_of_an_index():
     assert indices == ["Float", "Float"]
 
 
+@pytest.mark.parametrize(("form", "width"), [("outer", "prim::NumToTensor"), ("outer-fixed", "prim::Constant")])
+def test_the_outer_forms_widen_the_weights_and_one_of_them_has_the_size_as_a_constant(form, width):
+    layer = learned(AKConv(3, 4, 5, 2)).eval()
+    with export_form(lambda: form):
+        graph = torch.jit.trace(layer, torch.randn(1, 3, 8, 8), check_trace=False).inlined_graph
+    assert len(graph.findAllNodes("aten::matmul")) == 4
+    factors = [[value.node().kind() for value in node.inputs()] for node in graph.findAllNodes("aten::mul")]
+    assert [pair for pair in factors if pair[0] == "aten::clamp"] == [["aten::clamp", width]] * 2  # low and high rows
+
+
 def test_a_form_is_used_by_traces_within_its_context_alone():
     layer = learned(AKConv(3, 4, 5, 2)).eval()
     x = torch.randn(1, 3, 8, 8)
