@@ -163,6 +163,21 @@ def test_x2paddle_keeps_its_own_rule_where_the_table_is_a_parameter(rules):
     assert (returned, layers) == ([("aten::embedding", "own")], [])
 
 
+class Floor(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        return x + self.weight.floor()
+
+
+def test_a_rule_writes_the_parameter_that_it_reads_into_the_scope_of_its_layer(rules):
+    returned, layers = translated(torch.nn.Sequential(Floor()), torch.randn(3), rules)
+    assert returned == [("aten::floor", (["weight"], [*layers[2][2], "weight"]))]
+    assert {attributes["scope_name"] for *_, attributes in layers} == {"__module.0"}
+
+
 def test_x2paddle_is_given_its_rules_once(rules):
     given = dict(vars(rules))
     teach_x2paddle()
