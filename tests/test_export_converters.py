@@ -174,7 +174,8 @@ class Floor(torch.nn.Module):
 
 def test_a_rule_writes_the_parameter_that_it_reads_into_the_scope_of_its_layer(rules):
     returned, layers = translated(torch.nn.Sequential(Floor()), torch.randn(3), rules)
-    assert returned == [("aten::floor", (["weight"], [*layers[2][2], "weight"]))]
+    ((kind, (read, written)),) = returned
+    assert (kind, written) == ("aten::floor", [*layers[2][2], *read])
     assert {attributes["scope_name"] for *_, attributes in layers} == {"__module.0"}
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The gathers as ONNX Runtime is fast in them: weights widened to all channels before they meet the pixels.
+"""The gathers as ONNX Runtime and Paddle are fast in them: weights widened to all channels before they meet the pixels.
 
-It multiplies rows and one weight a row one row at a time, 16 channels in an early layer. An outer product with ones is
-a matrix product, exact since each sum has one term, and leaves a product of equals. Its Gather takes indices of any
-shape, and with four axes the transposition of the samples is joined with the layout that its convolutions want.
+ONNX Runtime multiplies rows and one weight a row one row at a time, 16 channels in an early layer; so written, six
+layers took Paddle nine times as long. An outer product with ones is a matrix product, exact since each sum has one
+term, and leaves a product of equals. ONNX's Gather takes indices of any shape, and with four axes the transposition of
+the samples is joined with the layout that convolutions want.
 """
 
 from __future__ import annotations
