@@ -83,7 +83,9 @@ def test_the_form_follows_the_format_the_opset_and_the_precision():
     assert choose_form("torchscript", device="cuda") == "grid"
     assert choose_form("torchscript", bits=16, device="cuda") == "gather"
     assert {choose_form(name) for name in ("edgetpu", "pb", "saved_model", "tflite")} == {"flat"}
-    assert {choose_form(name) for name in ("engine", "litert", "executorch", "coreml")} == {"gather"}
+    assert choose_form("executorch") == choose_form("litert") == "lookup"
+    assert choose_form("litert", bits=8) == choose_form("litert", bits=16) == "gather"
+    assert {choose_form(name) for name in ("engine", "coreai", "coreml")} == {"gather"}
 
 
 def test_an_opset_without_an_operator_is_refused_before_the_export_starts(tmp_path):

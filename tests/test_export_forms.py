@@ -13,7 +13,7 @@ from formulations import FORMULATIONS, borders, case, formulations
 
 from ultralytics_akconv import AKConv, akconv2d, functional, resample, sampling_points, sampling_positions
 from ultralytics_akconv.exports import choose_form  # its import makes `deform_conv2d` known to torch
-from ultralytics_akconv.functional import export_form, taps
+from ultralytics_akconv.functional import export_form, lookup, taps
 from ultralytics_akconv.functional.export import FORMS
 
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -176,6 +176,46 @@ def test_a_form_is_asked_for_by_traces_alone_and_gather_is_the_plain_expression(
     with export_form(lambda: "gather"):
         graph = str(torch.jit.trace(layer, x, check_trace=False).inlined_graph)
     assert "aten::index_select" in graph and "grid_sampler" not in graph
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch does not tell of its exporter")
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_form_is_used_by_the_exporter_of_programs_and_not_by_the_compiler(strict):
+    layer = learned(AKConv(3, 4, 5, 2)).eval()
+    x = torch.randn(1, 3, 8, 8)
+
+    def operators():
+        graph = torch.export.export(layer, (x,), strict=strict).graph
+        return {str(node.target) for node in graph.nodes if node.op == "call_function"}
+
+    with torch.no_grad(), export_form(lambda: "lookup"):
+        assert {"aten.embedding.default"} == operators() & {"aten.embedding.default", "aten.index_select.default"}
+        counted = mock.Mock(return_value="circle")
+        with export_form(counted):
+            torch.compile(layer, backend="eager")(x)
+        assert not counted.called
+    assert "aten.index_select.default" in operators()
+
+
+def test_the_form_of_lookups_counts_pixels_in_float32_as_long_as_that_is_exact(close, monkeypatch):
+    x, offset, weight, bias = layer_case()
+    counted = []
+    monkeypatch.setattr(
+        lookup, "sampling_taps", lambda *args, **kw: counted.append(kw["counted_in"]) or taps.sampling_taps(*args, **kw)
+    )
+    exact = FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper")
+    monkeypatch.setattr(lookup, "_EXACT", x[:, 0].numel() - 1)
+    close(FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper"), exact)
+    assert counted == [torch.float32, torch.int32]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_the_form_of_lookups_reads_no_pixel_that_is_not_there(value):
+    x, offset, weight, bias = layer_case()
+    offset[0, 3, 1, 1] = value
+    out = FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper")  # a wrong index would raise
+    torch.testing.assert_close(out, akconv2d(x, offset, weight, BETWEEN_PIXELS, bias, 2), equal_nan=True)
+    assert out.isnan().sum() == (4 if value != value else 0)
 
 
 @borders

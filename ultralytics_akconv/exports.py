@@ -18,6 +18,7 @@ from ultralytics_akconv.paddle import teach_x2paddle
 
 # Format -> form, where "gather", which every other format gets, is not the fastest that is right; see docs/export.md.
 FORMS = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "outer-fixed", "torchscript": "grid"}
+FORMS.update(dict.fromkeys(("executorch", "litert"), "lookup"))
 FORMS.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"), "flat"))  # what onnx2tf converts
 ONNX_DEFORM_OPSET = 19  # the first with the operator DeformConv
 ONNX_GRID_OPSET = 16  # the first with the operator GridSample
@@ -38,6 +39,8 @@ def choose_form(format_: str, opset: int | None = None, bits: int = 32, device: 
     """
     if bits == 16 and format_ in ("onnx", "torchscript"):
         return "gather"
+    if bits != 32 and format_ == "litert":
+        return "gather"  # a quantizer rounds all that is float32, as pixels are in "lookup"
     if format_ == "onnx" and (opset or 0) >= ONNX_DEFORM_OPSET:
         return "deform"
     if format_ == "onnx":
@@ -96,6 +99,8 @@ def _asked_for(settings: Any) -> tuple[str, int | None, int]:
         bits = 16
     elif getattr(settings, "int8", False) is True:
         bits = 8
+    elif bits == "w8a16":
+        bits = 16  # of what is computed with; the weights have 8
     return str(settings.format).lower(), settings.opset, bits if bits in (8, 16) else 32
 
 

@@ -22,6 +22,7 @@ from ultralytics_akconv.functional.export import export_form, traced_form
 from ultralytics_akconv.functional.gather import compiled_samples, gather_samples
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, base_positions, cached_base_positions, position_dtype
+from ultralytics_akconv.functional.tracing import is_exported, is_traced
 from ultralytics_akconv.shapes import Points
 
 __all__ = (
@@ -67,22 +68,6 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
     return base + offset.to(dtype)
 
 
-def is_traced() -> bool:
-    """Return whether a compiler or an exporter is looking on, which wants one plain expression without a cache."""
-    return torch.jit.is_tracing() or _compiler_says("is_compiling")
-
-
-def is_exported() -> bool:
-    """Return whether it is an exporter that is looking on; one that this torch cannot tell from a compiler is not."""
-    return torch.jit.is_tracing() or _compiler_says("is_exporting")
-
-
-def _compiler_says(state: str) -> bool:
-    """Return a state of `torch.compiler`, False where this torch does not know it."""
-    ask = getattr(torch.compiler, state, None)
-    return ask is not None and ask()
-
-
 def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
     """Return the samples as rows (B, h, N, w, C), by the formulation that was measured to be the fastest here."""
     traced = is_traced()
@@ -122,7 +107,8 @@ def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border:
     if x.ndim != 4 or x.shape[0] != offset.shape[0]:
         raise ValueError(f"x must be (B, C, H, W) with the offset's B, got {tuple(x.shape)} and {tuple(offset.shape)}")
     _check_offset(offset, points)
-    return rearrange(_samples(x, offset, points, stride, border), "b h n w c -> b c (h n) w")
+    # In two steps: exporters join a transposition of four axes with the layout that their convolutions want.
+    return rearrange(_samples(x, offset, points, stride, border), "b h n w c -> b (h n) w c").permute(0, 3, 1, 2)
 
 
 def akconv2d(

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
 from torch import Tensor
 
 from ultralytics_akconv.functional.bags import bag_akconv2d
 from ultralytics_akconv.functional.deform import deform_akconv2d
 from ultralytics_akconv.functional.flat import flat_akconv2d
 from ultralytics_akconv.functional.grid import grid_akconv2d
+from ultralytics_akconv.functional.lookup import lookup_akconv2d
 from ultralytics_akconv.functional.outer import fixed_outer_akconv2d, outer_akconv2d
+from ultralytics_akconv.functional.tracing import is_exported
 
 # Name -> (x, offset, weight, bias, points, stride, border) -> output, as `akconv2d`. "gather" is `akconv2d` itself.
 FORMS: dict[str, Callable[..., Tensor]] = {
@@ -26,6 +27,7 @@ FORMS: dict[str, Callable[..., Tensor]] = {
     "deform": deform_akconv2d,
     "flat": flat_akconv2d,
     "grid": grid_akconv2d,
+    "lookup": lookup_akconv2d,
     "outer": outer_akconv2d,
     "outer-fixed": fixed_outer_akconv2d,
 }
@@ -54,7 +56,7 @@ def traced_form() -> Callable[..., Tensor] | None:
     Raises:
         ValueError: If the form asked for does not exist.
     """
-    choose = _choice.get() if torch.jit.is_tracing() else None  # compilers never come to the context variable
+    choose = _choice.get() if is_exported() else None  # compilers never come to the context variable
     if choose is None:
         return None
     name = choose()

@@ -62,3 +62,12 @@ def weighted_sum(
     table = table.to(torch.promote_types(x.dtype, weights[0].dtype))
     corners = [weighted_rows(table, pixel, weight) for pixel, weight in zip(pixels, weights)]
     return reduce(torch.add, corners).to(x.dtype)
+
+
+def column_conv(samples: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the column convolution (C2, C, N, 1) of the samples as rows (B, h, N, w, C): (B, C2, h, w).
+
+    With four axes, exporters join the transposition of the samples with the layout that convolutions want.
+    """
+    b, h, n, w, c = samples.shape
+    return torch.nn.functional.conv2d(samples.reshape(b, h * n, w, c).permute(0, 3, 1, 2), weight, bias, stride=(n, 1))

@@ -3,8 +3,7 @@
 
 ONNX Runtime multiplies rows and one weight a row one row at a time, 16 channels in an early layer; so written, six
 layers took Paddle nine times as long. An outer product with ones is a matrix product, exact since each sum has one
-term, and leaves a product of equals. ONNX's Gather takes indices of any shape, and with four axes the transposition of
-the samples is joined with the layout that convolutions want.
+term, and leaves a product of equals. ONNX's Gather takes indices of any shape.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ultralytics_akconv.functional.gather import weighted_sum
+from ultralytics_akconv.functional.gather import column_conv, weighted_sum
 from ultralytics_akconv.functional.taps import Base, base_positions, corner_taps, position_dtype, sampling_taps
 from ultralytics_akconv.shapes import Points
 
@@ -29,10 +28,7 @@ def outer_akconv2d(
 ) -> Tensor:
     """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments, and `outer_samples` for the size."""
     base = base_positions(points, stride, *offset.shape[2:], position_dtype(offset.dtype), x.device)
-    samples = outer_samples(x, offset, base, border, size)
-    b, h, n, w, c = samples.shape
-    samples = samples.reshape(b, h * n, w, c).permute(0, 3, 1, 2)
-    return torch.nn.functional.conv2d(samples, weight, bias, stride=(n, 1))
+    return column_conv(outer_samples(x, offset, base, border, size), weight, bias)
 
 
 def fixed_outer_akconv2d(

@@ -18,8 +18,9 @@ _REACH = 2.0**22  # px; an offset beyond is off every map, and 2**22 plus any fr
 class Taps(NamedTuple):
     """The two pixels an axis of every sample lies between, and their weights, each (B, h, N, w).
 
-    `low` and `high` are int32 indices on the map. `low_slope` and `high_slope` are how fast the weights change with the
-    position: 1 between two pixels, 0 where the border holds them (the low weight falls, so its derivative is minus it).
+    `low` and `high` are indices on the map, int32 unless another dtype was asked for. `low_slope` and `high_slope` are
+    how fast the weights change with the position: 1 between two pixels, 0 where the border holds them (the low weight
+    falls, so its derivative is minus it).
     """
 
     low: Tensor
@@ -75,7 +76,12 @@ def _last(size: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def sampling_taps(
-    offset: Tensor, base: Base, size: tuple[int, int], border: str, traced: bool = False
+    offset: Tensor,
+    base: Base,
+    size: tuple[int, int],
+    border: str,
+    traced: bool = False,
+    counted_in: torch.dtype = torch.int32,
 ) -> tuple[Taps, Taps]:
     """Return the row taps and the column taps of every sample.
 
@@ -89,6 +95,7 @@ def sampling_taps(
         border: One of `BORDERS`.
         traced: Leave out what a compiler or an exporter does not want: caches and writing in place. Both axes are
             taken in one step otherwise, since on small maps the number of steps is what costs.
+        counted_in: Dtype of the pixel indices of a trace, for runtimes that are fast in float32 alone.
     """
     b, both, h, w = offset.shape
     offset = offset.to(position_dtype(offset.dtype)).reshape(b, 2, both // 2, h, w)  # ONNX has no unflatten before 13
@@ -102,6 +109,7 @@ def sampling_taps(
     fraction = offset - floor
     whole = floor.to(torch.int32)  # a NaN becomes some integer, which the clamp brings onto the map
     if traced:
+        whole = whole.to(counted_in)  # by way of an integer, which is no NaN
         row = _taps(fraction[0], whole[0] + base.row, size[0] - 1, border)
         return row, _taps(fraction[1], whole[1] + base.col, size[1] - 1, border)
     whole[0].add_(base.row)
@@ -125,7 +133,7 @@ def _taps(fraction: Tensor, whole: Tensor, last: Tensor | int, border: str) -> T
 
     Args:
         fraction: (..., B, h, N, w), from 0 to 1, or NaN.
-        whole: Whole pixels, int32, of the same shape.
+        whole: Whole pixels of the same shape.
         last: Last index of the map, or of each axis.
         border: One of `BORDERS`.
     """
@@ -151,7 +159,7 @@ def corner_taps(row: Taps, col: Taps, size: tuple[int, int]) -> tuple[list[Tenso
         size: Height and width of the map.
 
     Returns:
-        Indices of pixels counted through all images of the batch, int32, and weights: four of each.
+        Indices of pixels counted through all images of the batch, in the dtype of the taps, and weights: four of each.
     """
     height, width = size
     batch = torch.arange(row.low.shape[0], dtype=torch.int32, device=row.low.device)[:, None, None, None]
