@@ -14,24 +14,25 @@ def grid_akconv2d(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
 ) -> Tensor:
     """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments."""
-    b, c, height, width = x.shape
+    b, _, height, width = x.shape
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
     start = torch.tensor(points, dtype=dtype, device=x.device)  # (N, 2)
-    row, col = start[:, 0], start[:, 1]
-    row = row[:, None] + torch.arange(h, dtype=dtype, device=x.device) * stride  # (N, h)
-    col = col[:, None] + torch.arange(w, dtype=dtype, device=x.device) * stride  # (N, w)
-    row = offset[:, :n].to(dtype).reshape(b, n * h, w) + row.reshape(1, n * h, 1)  # (B, N*h, w)
-    col = offset[:, n:].to(dtype).reshape(b, n * h, w) + col[:, None].expand(n, h, w).reshape(1, n * h, w)
+    row = torch.arange(h, dtype=dtype, device=x.device)[:, None] * stride + start[:, 0]  # (h, N)
+    col = torch.arange(w, dtype=dtype, device=x.device) * stride + start[:, 1:]  # (N, w)
+    # The samples of an output pixel come one below the other, so that the column convolution takes them as they are:
+    # of (B, C, h*N, w), the largest tensor, some runtimes copy every reshape.
+    row_offset, col_offset = (part.to(dtype).permute(0, 2, 1, 3) for part in (offset[:, :n], offset[:, n:]))
+    row = row_offset.reshape(b, h * n, w) + row.reshape(1, h * n, 1)  # (B, h*N, w)
+    col = col_offset.reshape(b, h * n, w) + col.expand(h, n, w).reshape(1, h * n, w)
     # align_corners=False: nothing is divided by H - 1, so that a map of size 1 is like any other.
-    grid = torch.stack(((col * 2 + 1) / width - 1, (row * 2 + 1) / height - 1), dim=-1)  # (B, N*h, w, 2)
+    grid = torch.stack(((col * 2 + 1) / width - 1, (row * 2 + 1) / height - 1), dim=-1)  # (B, h*N, w, 2)
     padding = "zeros" if border == "zeros" else "border"
     samples = torch.nn.functional.grid_sample(x, grid.to(x.dtype), padding_mode=padding, align_corners=False)
     if border == "paper":
-        factor = _border_factor(row, height) * _border_factor(col, width)  # (B, N*h, w)
+        factor = _border_factor(row, height) * _border_factor(col, width)  # (B, h*N, w)
         samples = samples * factor.to(x.dtype).unsqueeze(1)
-    samples = samples.reshape(b, c * n, h, w)
-    return torch.nn.functional.conv2d(samples, weight.reshape(weight.shape[0], -1, 1, 1), bias)
+    return torch.nn.functional.conv2d(samples, weight, bias, stride=(n, 1))
 
 
 def _border_factor(position: Tensor, size: int) -> Tensor:
