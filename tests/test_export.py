@@ -98,6 +98,15 @@ def test_an_opset_without_an_operator_is_refused_before_the_export_starts(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_batch_that_ncnn_would_crash_on_is_refused_before_the_export_starts(tmp_path):
+    yolo = YOLO("yolov8n-akconv.yaml")
+    yolo.model.pt_path = str(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="exported for a batch of 2: export with batch=1"):
+        yolo.export(format="ncnn", batch=2, imgsz=32)
+    assert not list(tmp_path.iterdir())
+    check_export("mnn", batch=2)
+
+
 def test_an_onnx_runtime_without_deformable_convolutions_is_named_with_what_to_do(monkeypatch):
     monkeypatch.setattr(exports.metadata, "version", lambda name: "1.25.0")
     check_export("onnx", 19)

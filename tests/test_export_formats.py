@@ -64,7 +64,12 @@ def test_a_dynamic_onnx_takes_other_sizes_and_batches(options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("format_", "options"), [("torchscript", {}), ("onnx", {"opset": 19})], ids=str)
+def test_a_dynamic_mnn_takes_other_sizes():
+    assert_equal_numbers(exported("mnn", dynamic=True), [(1, 3, 64, 64), (1, 3, 64, 96), (1, 3, 416, 608)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format_", "options"), [("torchscript", {}), ("onnx", {"opset": 19}), ("mnn", {})], ids=str)
 def test_a_batch_of_two_is_right_in_every_image(format_, options):
     assert_equal_numbers(exported(format_, batch=2, **options), [(2, 3, 64, 64)])
 

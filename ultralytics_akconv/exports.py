@@ -52,7 +52,7 @@ def choose_form(format_: str, opset: int | None = None, bits: int = 32, device: 
     return FORMS.get(format_, "gather")
 
 
-def check_export(format_: str, opset: int | None = None, bits: int = 32, dynamic: bool = False) -> None:
+def check_export(format_: str, opset: int | None = None, bits: int = 32, dynamic: bool = False, batch: int = 1) -> None:
     """Raise before an export starts that could not end well, with what to do instead.
 
     Args:
@@ -60,10 +60,17 @@ def check_export(format_: str, opset: int | None = None, bits: int = 32, dynamic
         opset: The ONNX opset asked for, None for the host's choice.
         bits: Of the numbers that the runtime computes with.
         dynamic: Whether the sizes of images stay open.
+        batch: Images that the exported model takes at once.
 
     Raises:
-        ValueError: If an operator that AKConv needs is missing in the opset, or in the ONNX Runtime installed here.
+        ValueError: If an operator that AKConv needs is missing in the opset, or in the ONNX Runtime installed here, or
+            if the runtime takes no batches.
     """
+    if format_ == "ncnn" and batch > 1:
+        raise ValueError(
+            f"ncnn takes one image at a time, and crashes in a model that was exported for a batch of {batch}: "
+            "export with batch=1; the host hands it the images of a batch one after the other"
+        )
     if opset is not None and opset < ONNX_LOWEST_OPSET:
         raise ValueError(
             f"AKConv needs the ONNX operator Range, which opset {opset} does not have: "
@@ -111,13 +118,13 @@ def choosing_call(host_call: Callable) -> Callable:
     def call(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         def choose() -> str:
             settled = _asked_for(self.args)  # asked for anew: old hosts drop half precision on a CPU on their way
-            check_export(*settled, dynamic=self.args.dynamic)
+            check_export(*settled, self.args.dynamic, self.args.batch)
             if settled[0] == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
             return choose_form(*settled, self.device.type)
 
         if any(isinstance(layer, AKConv) for layer in model.modules()):
-            check_export(*_asked_for(self.args), dynamic=self.args.dynamic)
+            check_export(*_asked_for(self.args), self.args.dynamic, self.args.batch)
         with export_form(choose):
             return host_call(self, model, *args, **kwargs)
 
