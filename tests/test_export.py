@@ -3,6 +3,7 @@
 
 import io
 import tempfile
+import types
 from pathlib import Path
 from unittest import mock
 
@@ -86,6 +87,24 @@ def test_the_form_follows_the_format_the_opset_and_the_precision():
     assert choose_form("executorch") == choose_form("litert") == "lookup"
     assert choose_form("litert", bits=8) == choose_form("litert", bits=16) == "gather"
     assert {choose_form(name) for name in ("engine", "coreai", "coreml")} == {"gather"}
+
+
+@pytest.mark.parametrize(
+    ("option", "bits"),
+    [
+        ({}, 32),
+        ({"quantize": None}, 32),
+        ({"quantize": 8}, 8),
+        ({"half": True}, 16),
+        ({"half": False, "int8": True}, 8),
+        ({"quantize": "w8a16"}, 16),
+        ({"quantize": "w8a32"}, 32),
+    ],
+    ids=str,
+)
+def test_the_precision_is_that_of_what_flows_between_the_layers(option, bits):
+    settings = types.SimpleNamespace(format="LiteRT", opset=None, **option)
+    assert exports._asked_for(settings) == ("litert", None, bits)
 
 
 def test_an_opset_without_an_operator_is_refused_before_the_export_starts(tmp_path):

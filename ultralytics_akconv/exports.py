@@ -107,7 +107,7 @@ def _asked_for(settings: Any) -> tuple[str, int | None, int]:
     elif getattr(settings, "int8", False) is True:
         bits = 8
     elif bits == "w8a16":
-        bits = 16  # of what is computed with; the weights have 8
+        bits = 16  # of what flows between the layers; their weights have 8
     return str(settings.format).lower(), settings.opset, bits if bits in (8, 16) else 32
 
 

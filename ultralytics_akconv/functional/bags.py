@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from ultralytics_akconv.functional.gather import column_conv
 from ultralytics_akconv.functional.taps import (
     Base,
     Taps,
@@ -143,5 +144,4 @@ def bag_akconv2d(
     corners = corner_taps(row, col, x.shape[2:])
     pixels, weights = (torch.stack(four).flatten(1).t().contiguous() for four in corners)  # (samples, 4)
     samples = embedding_bag(pixels, _pixel_rows(x), mode="sum", per_sample_weights=weights.to(x.dtype))
-    samples = samples.reshape(*row.low.shape, x.shape[1]).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, h*N, w)
-    return torch.nn.functional.conv2d(samples, weight, bias, stride=(len(points), 1))
+    return column_conv(samples.reshape(*row.low.shape, x.shape[1]), weight, bias)
