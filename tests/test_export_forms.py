@@ -203,6 +203,8 @@ def test_the_form_of_lookups_counts_pixels_in_float32_as_long_as_that_is_exact(c
     monkeypatch.setattr(
         lookup, "sampling_taps", lambda *args, **kw: counted.append(kw["counted_in"]) or taps.sampling_taps(*args, **kw)
     )
+    last = lookup._EXACT - 1
+    assert int(torch.tensor(last, dtype=torch.float32)) == last
     exact = FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper")
     monkeypatch.setattr(lookup, "_EXACT", x[:, 0].numel() - 1)
     close(FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper"), exact)
