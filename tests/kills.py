@@ -28,9 +28,9 @@ from ultralytics import YOLO
 from ultralytics.utils import USER_CONFIG_DIR
 
 from ultralytics_akconv import AKConv
+from ultralytics_akconv.conversion import write_checkpoint
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.sweep.run import last_epoch, what_is_left
-from ultralytics_akconv.transfer import write_checkpoint
 
 EPOCHS = 3
 torch.set_num_threads(1)

@@ -28,19 +28,19 @@ MAY_IMPORT = {
     "host": set(),
     "functional": {"shapes"},
     "modules": {"functional", "shapes"},
-    "graft": {"configs", "files", "modules", "shapes"},
-    "transfer": {"configs", "functional", "graft", "modules", "shapes"},
+    "grafting": {"configs", "files", "modules", "shapes"},
+    "conversion": {"configs", "functional", "grafting", "modules", "shapes"},
     "paddle": set(),
     "exports": {"functional", "modules", "paddle"},
-    "plugin": {"callbacks", "configs", "exports", "graft", "modules", "transfer", "ultralytics_akconv_startup"},
+    "plugin": {"callbacks", "configs", "conversion", "exports", "grafting", "modules", "ultralytics_akconv_startup"},
     "__init__": {
         "host",
         "functional",
-        "graft",
+        "grafting",
         "modules",
         "plugin",
         "shapes",
-        "transfer",
+        "conversion",
         "ultralytics_akconv_startup",
     },
 }
@@ -147,6 +147,12 @@ def test_the_public_names_are_there():
     assert set(ultralytics_akconv.__all__) >= PUBLIC  # removing one breaks a user's program
     for name in ultralytics_akconv.__all__:
         assert getattr(ultralytics_akconv, name) is not None
+
+
+def test_no_public_name_hides_a_module():
+    """`import ultralytics_akconv.x as m` must give the module x, not a function that bears its name."""
+    names = {name.stem if name.suffix else name.name for name in PACKAGE.iterdir()}
+    assert not names & set(ultralytics_akconv.__all__)
 
 
 def test_every_version_is_the_one_of_the_package():

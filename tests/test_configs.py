@@ -16,7 +16,7 @@ from networks import host_text, parsed, run, skeleton, tensors
 from ultralytics_akconv import AKConv
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.configs import MODELS, config_names
-from ultralytics_akconv.graft import MADE_BY
+from ultralytics_akconv.grafting import MADE_BY
 from ultralytics_akconv.info import plain_model
 
 MADE_WITH = "8.4.190"  # the host release whose YAML texts the shipped files hold; others differ in comments

@@ -15,7 +15,7 @@ from ultralytics.utils.checks import check_version
 
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.datasets import find_data
-from ultralytics_akconv.evaluate import coco_metrics, evaluate
+from ultralytics_akconv.evaluation import coco_metrics, evaluate
 
 pytest.importorskip("faster_coco_eval", reason="the extra `eval`")
 SMALL = {"imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "verbose": False}

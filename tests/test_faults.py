@@ -21,11 +21,11 @@ from ultralytics import YOLO
 from ultralytics_akconv import write_checkpoint
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.files import write_whole
-from ultralytics_akconv.graft.names import cached
+from ultralytics_akconv.grafting import names
+from ultralytics_akconv.grafting.names import cached
 from ultralytics_akconv.sweep import Plan
 from ultralytics_akconv.sweep.plan import LOCK
 
-NAMES = sys.modules[cached.__module__]  # the package has a function by the name of the room
 YOLO_COMMAND = Path(sys.executable).parent / "yolo"
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -98,7 +98,7 @@ def test_a_checkpoint_into_a_full_disk_keeps_the_old_file(tmp_path, step):
 
 
 def test_settings_on_a_full_disk_say_so_and_the_next_start_works(tmp_path, monkeypatch):
-    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(names, "USER_CONFIG_DIR", tmp_path)
     with mock.patch("os.replace", disk_full), pytest.raises(OSError, match="No space left"):
         YOLO("yolo11n-akconv3.yaml")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -106,7 +106,7 @@ def test_settings_on_a_full_disk_say_so_and_the_next_start_works(tmp_path, monke
 
 
 def test_a_cached_file_that_was_cut_off_is_written_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(names, "USER_CONFIG_DIR", tmp_path)
     file = cached("a.yaml", "a: 1\nb: 2\n")
     file.write_text("a: 1", "utf-8")
     assert cached("a.yaml", "a: 1\nb: 2\n") == file and file.read_text("utf-8") == "a: 1\nb: 2\n"

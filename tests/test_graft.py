@@ -12,7 +12,7 @@ from ultralytics.nn import tasks
 
 from ultralytics_akconv import AKConv, graft
 from ultralytics_akconv.cli import main
-from ultralytics_akconv.graft import MADE_BY
+from ultralytics_akconv.grafting import MADE_BY
 from ultralytics_akconv.modules import BLOCKS, HOST_BLOCKS
 from ultralytics_akconv_startup import YAML_NAMES
 

@@ -10,7 +10,7 @@ from ultralytics.nn import tasks
 
 from ultralytics_akconv import AKConv
 from ultralytics_akconv.configs import MODELS
-from ultralytics_akconv.graft.names import without_scale
+from ultralytics_akconv.grafting.names import without_scale
 
 NAMES = [
     ("yolo11s-akconv.yaml", YOLO, 5, "s"),

@@ -9,7 +9,6 @@ import ast
 import os
 import pickle
 import resource
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,9 +22,8 @@ from ultralytics import YOLO
 
 from ultralytics_akconv import AKConv, from_published, graft, sampling_points
 from ultralytics_akconv.cli import main
-from ultralytics_akconv.graft.names import cached
-
-NAMES = sys.modules[cached.__module__]  # the package has a function by the name of the room
+from ultralytics_akconv.grafting import names
+from ultralytics_akconv.grafting.names import cached
 
 
 @contextmanager
@@ -157,21 +155,21 @@ def test_a_model_name_with_a_folder_is_not_ours_and_writes_nothing(tmp_path, mon
     folder = tmp_path / "in/side"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path / "settings")
+    monkeypatch.setattr(names, "USER_CONFIG_DIR", tmp_path / "settings")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         YOLO(name)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_grafted_file_lies_in_the_folder_of_the_settings_under_its_own_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(names, "USER_CONFIG_DIR", tmp_path)
     YOLO("yolo11n-akconv3.yaml")
     (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert file.parent.parent == tmp_path / "akconv"
 
 
 def test_a_link_in_place_of_a_grafted_file_is_replaced_and_not_followed(tmp_path, monkeypatch):
-    monkeypatch.setattr(NAMES, "USER_CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(names, "USER_CONFIG_DIR", tmp_path)
     file = cached("a.yaml", "text: 1\n")
     victim = tmp_path / "victim"
     victim.write_text("precious", "utf-8")
@@ -183,7 +181,7 @@ def test_a_link_in_place_of_a_grafted_file_is_replaced_and_not_followed(tmp_path
 
 @pytest.mark.parametrize("yaml_file", ["../../escaped.yaml", "/escaped.yaml", "..", ""])
 def test_the_yaml_name_inside_a_checkpoint_leads_nowhere(tmp_path, monkeypatch, yaml_file):
-    from ultralytics_akconv.transfer import transfer
+    from ultralytics_akconv.conversion import transfer
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))

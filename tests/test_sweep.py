@@ -21,7 +21,7 @@ from ultralytics_akconv import datasets
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.sweep import Cell, Plan, host_arguments, model_file, run_sweep
 from ultralytics_akconv.sweep.plan import read_state
-from ultralytics_akconv.sweep.report import summary, table
+from ultralytics_akconv.sweep.results import summary, table
 from ultralytics_akconv.sweep.run import last_epoch
 
 pytest.importorskip("faster_coco_eval", reason="the extra `eval`")

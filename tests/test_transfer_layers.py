@@ -11,8 +11,8 @@ from ultralytics.nn.modules.conv import Conv
 
 import ultralytics_akconv
 from ultralytics_akconv import AKConv
-from ultralytics_akconv.transfer.calibration import fit
-from ultralytics_akconv.transfer.closed_form import (
+from ultralytics_akconv.conversion.calibration import fit
+from ultralytics_akconv.conversion.closed_form import (
     covariance,
     expected_error,
     grid,
@@ -21,7 +21,7 @@ from ultralytics_akconv.transfer.closed_form import (
     place_taps,
     project,
 )
-from ultralytics_akconv.transfer.layers import Pair, converted_state, solve_without_data
+from ultralytics_akconv.conversion.pairs import Pair, converted_state, solve_without_data
 
 
 def pair(num_param=5, c1=4, c2=6, border="zeros", origin="center", stride=2):

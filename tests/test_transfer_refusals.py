@@ -11,7 +11,7 @@ from conversions import IMAGES, trained
 
 from ultralytics_akconv import from_published, transfer, write_checkpoint
 from ultralytics_akconv.cli import main
-from ultralytics_akconv.transfer.layers import find_pairs
+from ultralytics_akconv.conversion.pairs import find_pairs
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(source, tmp_path, monkeypatch):

@@ -10,11 +10,11 @@ from ultralytics_akconv.host import check_host
 
 check_host()  # before anything of the host is imported, for an error that says what to do
 
+from ultralytics_akconv.conversion import from_published, transfer, write_checkpoint  # noqa: E402
 from ultralytics_akconv.functional import akconv2d, resample, sampling_positions  # noqa: E402
-from ultralytics_akconv.graft import graft  # noqa: E402
+from ultralytics_akconv.grafting import graft  # noqa: E402
 from ultralytics_akconv.modules import BLOCKS, AKConv, LDConv  # noqa: E402
 from ultralytics_akconv.shapes import SHAPES, sampling_points  # noqa: E402
-from ultralytics_akconv.transfer import from_published, transfer, write_checkpoint  # noqa: E402
 from ultralytics_akconv_startup import enabled, install  # noqa: E402
 
 # Last: the start-up module takes `register` for the sign that this import is finished.

@@ -13,7 +13,7 @@ from ultralytics import YOLO
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.autobackend import AutoBackend
 
-from ultralytics_akconv.benchmark.report import Report, machine
+from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.timing import interleave
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv

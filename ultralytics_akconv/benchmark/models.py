@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from ultralytics import YOLO
 
-from ultralytics_akconv.benchmark.layers import LAYOUTS
+from ultralytics_akconv.benchmark.measurements import Report, machine
+from ultralytics_akconv.benchmark.operator import LAYOUTS
 from ultralytics_akconv.benchmark.peers import Peer, grid_samples, naive_samples
-from ultralytics_akconv.benchmark.report import Report, machine
 from ultralytics_akconv.benchmark.timing import interleave, peak_memory
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv

@@ -16,7 +16,7 @@ from ultralytics_akconv.benchmark import (
     benchmark_layers,
     benchmark_models,
 )
-from ultralytics_akconv.benchmark.layers import LAYOUTS
+from ultralytics_akconv.benchmark.operator import LAYOUTS
 from ultralytics_akconv.cli.train import add_train
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}

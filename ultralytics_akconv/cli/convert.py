@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ultralytics_akconv import SHAPES, from_published, transfer, write_checkpoint
 from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, shape, where
+from ultralytics_akconv.conversion import check_output
 from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.shapes import ORIGINS
-from ultralytics_akconv.transfer import check_output
 
 
 def add_convert(subparsers: argparse._SubParsersAction) -> None:

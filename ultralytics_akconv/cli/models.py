@@ -10,7 +10,7 @@ from ultralytics_akconv import SHAPES, graft
 from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, shape, where
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.functional import BORDERS
-from ultralytics_akconv.graft import resolvable_models
+from ultralytics_akconv.grafting import resolvable_models
 from ultralytics_akconv.info import model_info
 from ultralytics_akconv.shapes import ORIGINS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ultralytics_akconv.cli.arguments import HOST_ARGUMENTS_HELP, add_data, settings_text
 from ultralytics_akconv.datasets import find_data
-from ultralytics_akconv.evaluate import evaluate
+from ultralytics_akconv.evaluation import evaluate
 from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, run_sweep
 
 

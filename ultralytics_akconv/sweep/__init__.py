@@ -2,7 +2,7 @@
 """Trainings side by side: models x numbers of points x shapes x seeds on one dataset, and what comes out."""
 
 from ultralytics_akconv.sweep.plan import Cell, Plan
-from ultralytics_akconv.sweep.report import write_report
+from ultralytics_akconv.sweep.results import write_report
 from ultralytics_akconv.sweep.run import ENGINES, run_sweep
 from ultralytics_akconv.sweep.settings import PRESETS, host_arguments, model_file
 

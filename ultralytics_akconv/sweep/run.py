@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
-from ultralytics_akconv.evaluate import evaluate, host_model
+from ultralytics_akconv.evaluation import evaluate, host_model
 from ultralytics_akconv.sweep.plan import STATE, Cell, Plan, read_state, write_json
-from ultralytics_akconv.sweep.report import write_report
+from ultralytics_akconv.sweep.results import write_report
 from ultralytics_akconv.sweep.settings import model_file
 
 _EVALUATION = ("imgsz", "batch", "device", "workers", "max_det", "conf", "iou", "classes", "single_cls")

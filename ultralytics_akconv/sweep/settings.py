@@ -11,8 +11,8 @@ from typing import Any
 from ultralytics.cfg import smart_value
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from ultralytics_akconv.graft import graft
-from ultralytics_akconv.graft.names import cached
+from ultralytics_akconv.grafting import graft
+from ultralytics_akconv.grafting.names import cached
 
 # arXiv 2311.11587: 300 epochs of SGD from scratch at 640 px. Where it is silent, the host's defaults stand.
 _PAPER = {"epochs": 300, "imgsz": 640, "optimizer": "SGD", "pretrained": False}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
+from ultralytics_akconv.conversion.closed_form import expected_error, kernel_gram, place_taps, project
 from ultralytics_akconv.modules import AKConv
-from ultralytics_akconv.transfer.closed_form import expected_error, kernel_gram, place_taps, project
 
 # With the "paper" border a tap that lands on the last pixel counts twice. So close before it, it reads the same pixel
 # and counts once. A power of two, which float16 holds exactly next to any whole point of a shape.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ultralytics_akconv.benchmark.report import machine
+from ultralytics_akconv.benchmark.measurements import machine
 from ultralytics_akconv.files import save_figure, write_whole
 from ultralytics_akconv.sweep.plan import PLAN, Cell, Plan, read_state, write_json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The only room that touches the host: its parser, its YAML look-up, its checkpoint allow-list.
+"""Rows of a model YAML that name AKConv: the host's parser takes their classes for its own, and ours are built.
 
 The host has no plug-in mechanism; `parse_model` tests each row's class against sets of its own classes. So the name in
 a row stands for a stand-in class (`_StandIn`) that equals a host layer in those tests and builds an AKConv when called.
@@ -10,28 +10,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
-import torch
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
-from ultralytics.utils import callbacks
 
-from ultralytics_akconv import configs
-from ultralytics_akconv.callbacks import with_callbacks
-from ultralytics_akconv.exports import choosing_call
-from ultralytics_akconv.graft import model_yaml, near_grafted
-from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock, OffsetConv2d
-from ultralytics_akconv.transfer import converting_load
-from ultralytics_akconv_startup import DATA, EXPORTER, YAML_NAMES
-
-_MISSING = object()
-_patched: list[tuple[Any, str, Any]] = []  # (owner, name, what stood there before), in the order of patching
+from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock
+from ultralytics_akconv_startup import YAML_NAMES
 
 
 class RowError(ValueError):
@@ -166,7 +154,7 @@ def _parse_blocks(host_parse_model: Callable, d: dict, *args: Any, **kwargs: Any
     return parse_model({**d, **rows}, *args, **kwargs)
 
 
-def _located(host_parse_model: Callable) -> Callable:
+def located(host_parse_model: Callable) -> Callable:
     """Return the host's `parse_model` with the row named in every error that a row of ours causes."""
 
     @functools.wraps(host_parse_model)
@@ -197,103 +185,6 @@ def _failed_row(error: Exception, host_parse_model: Callable, d: dict) -> str | 
 
 
 @functools.lru_cache(maxsize=1)
-def _stand_ins() -> dict[str, _StandIn]:
+def stand_ins() -> dict[str, _StandIn]:
     """Return the names of AKConv in YAML rows, each with its stand-in."""
     return {"AKConv": _StandIn(Conv, AKConv), "LDConv": _StandIn(Conv, AKConv)}
-
-
-def _with_fallback(host_check: Callable, folder: Path, find: Callable, near: Callable) -> Callable:
-    """Return the host's `check_yaml` or `check_file`, which goes on to our files after the host's own search.
-
-    So a file in the working directory, or the host's own of that name, wins over ours.
-
-    Args:
-        host_check: The host's function.
-        folder: Where the shipped files lie. A name that is neither there nor holds "akconv" is the host's alone.
-        find: Called with the name and `hard`; returns our file or None.
-        near: Returns the names most like one that was not found, as text.
-    """
-
-    @functools.wraps(host_check)
-    def check(file: str | Path, *args: Any, **kwargs: Any) -> Any:
-        name = Path(str(file)).name.lower()
-        if "akconv" not in name and "ldconv" not in name and not configs.find_config(folder, file):
-            return host_check(file, *args, **kwargs)
-        hard = kwargs.pop("hard", True)
-        found = host_check(file, *args, hard=False, **kwargs) or find(file, hard)
-        if found or not hard:
-            return str(found) if found else []
-        raise FileNotFoundError(f"'{file}' does not exist. Names most like it: {near(file)}")
-
-    return check
-
-
-def _patch(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute and remember what stood there."""
-    _patched.append((owner, name, getattr(owner, name, _MISSING)))
-    setattr(owner, name, value)
-
-
-def _is_patched(owner: Any) -> bool:
-    return any(done is owner for done, _, _ in _patched)
-
-
-def _patch_tasks(tasks: ModuleType) -> None:
-    """Make the parser know our layers and our model YAMLs, and pretrained weights reach our layers."""
-    for name, stand_in in _stand_ins().items():
-        _patch(tasks, name, stand_in)
-    _patch(tasks, "parse_model", _located(tasks.parse_model))
-    find = functools.partial(model_yaml, host_check=tasks.check_yaml)
-    _patch(tasks, "check_yaml", _with_fallback(tasks.check_yaml, configs.MODELS, find, near_grafted))
-    _patch(tasks.BaseModel, "load", converting_load(tasks.BaseModel.load))
-
-
-def _find_dataset(file: str | Path, hard: bool) -> Path | None:
-    """Return the shipped data YAML of that name, or None."""
-    return configs.find_config(configs.DATASETS, file)
-
-
-def _near_datasets(file: str | Path) -> str:
-    """Return the shipped data YAMLs most like a name, as text."""
-    return ", ".join(configs.near_names(configs.DATASETS, file))
-
-
-def _allow_in_safe_load() -> None:
-    """Allow our classes in checkpoints read with `weights_only=True` (the host's ULTRALYTICS_SAFE_LOAD)."""
-    if hasattr(torch.serialization, "add_safe_globals"):  # torch 2.4 on
-        torch.serialization.add_safe_globals([AKConv, OffsetConv2d, *BLOCKS.values()])
-
-
-def register() -> None:
-    """Put AKConv into the host. Safe to call again; the import of the package has already called it.
-
-    After it, YAML rows may name AKConv, LDConv and the blocks of `modules.BLOCKS`; `model=` and `data=` find the
-    shipped YAML files by name; restricted checkpoint loading knows our classes.
-    """
-    import ultralytics.nn.tasks as tasks
-
-    if not _is_patched(tasks):
-        try:
-            _patch_tasks(tasks)
-            _patch(callbacks, "get_default_callbacks", with_callbacks(callbacks.get_default_callbacks))
-        except Exception:
-            unregister()  # all or nothing: half a registration would build wrong layers
-            raise
-        _allow_in_safe_load()
-    data = sys.modules.get(DATA)  # not imported for our sake: if it comes later, the start-up module calls again
-    if data is not None and hasattr(data, "check_det_dataset") and not _is_patched(data):
-        check_file = _with_fallback(data.check_file, configs.DATASETS, _find_dataset, _near_datasets)
-        _patch(data, "check_file", check_file)
-    exporter = getattr(sys.modules.get(EXPORTER), "Exporter", None)
-    if exporter is not None and not _is_patched(exporter):
-        _patch(exporter, "__call__", choosing_call(exporter.__call__))
-
-
-def unregister() -> None:
-    """Put back into the host all that `register` replaced. Layers that exist go on working."""
-    while _patched:
-        owner, name, before = _patched.pop()
-        if before is _MISSING:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)

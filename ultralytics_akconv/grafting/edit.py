@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import yaml
 
-from ultralytics_akconv.graft.layers import Layer, Where, chosen_layers, conv_arguments, model_layers
-from ultralytics_akconv.graft.names import find_model, scale_of
+from ultralytics_akconv.grafting.names import find_model, scale_of
+from ultralytics_akconv.grafting.selection import Layer, Where, chosen_layers, conv_arguments, model_layers
 from ultralytics_akconv.modules import BLOCKS, AKConv
 
 _MOST_VALUES = 100_000  # the host's largest model has some 500

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
-from ultralytics_akconv.transfer.calibration import capture
-from ultralytics_akconv.transfer.closed_form import expected_error, kernel_gram, place_taps
-from ultralytics_akconv.transfer.layers import Pair
+from ultralytics_akconv.conversion.calibration import capture
+from ultralytics_akconv.conversion.closed_form import expected_error, kernel_gram, place_taps
+from ultralytics_akconv.conversion.pairs import Pair
 
 KINDS = ("params", "gflops", "error")
 _IMGSZ = 640  # at which the host counts GFLOPs

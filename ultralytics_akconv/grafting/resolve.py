@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from ultralytics_akconv import configs
-from ultralytics_akconv.graft.edit import graft
-from ultralytics_akconv.graft.names import cached, host_models, source_of, without_scale
+from ultralytics_akconv.grafting.edit import graft
+from ultralytics_akconv.grafting.names import cached, host_models, source_of, without_scale
 
 
 def model_yaml(file: str | Path, hard: bool, host_check: Callable) -> str | Path | None:

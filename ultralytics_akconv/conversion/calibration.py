@@ -15,9 +15,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ultralytics_akconv.conversion.closed_form import covariance, interpolation
+from ultralytics_akconv.conversion.pairs import Pair, Prior, converted_state
 from ultralytics_akconv.functional import resample
-from ultralytics_akconv.transfer.closed_form import covariance, interpolation
-from ultralytics_akconv.transfer.layers import Pair, Prior, converted_state
 
 _FLOOR = 1e-6  # least variance of a channel, relative to the layer's largest: a dead channel keeps its prior weights
 

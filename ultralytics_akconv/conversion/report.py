@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ultralytics_akconv.transfer.checkpoint import write_checkpoint
+from ultralytics_akconv.conversion.checkpoint import write_checkpoint
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from torch import nn
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils import LOGGER
 
-from ultralytics_akconv.graft import graft
-from ultralytics_akconv.transfer.budget import Budget, choose
-from ultralytics_akconv.transfer.calibration import fit
-from ultralytics_akconv.transfer.checkpoint import read_source, unwrapped
-from ultralytics_akconv.transfer.layers import Pair, akconvs, converted_state, find_pairs, solve_without_data
-from ultralytics_akconv.transfer.report import LayerReport, Transfer
+from ultralytics_akconv.conversion.budget import Budget, choose
+from ultralytics_akconv.conversion.calibration import fit
+from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
+from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, solve_without_data
+from ultralytics_akconv.conversion.report import LayerReport, Transfer
+from ultralytics_akconv.grafting import graft
 
 # Of `graft`, with defaults that make an AKConv read what an ordinary convolution reads.
 _OPTIONS: dict[str, Any] = {"where": "downsample", "shape": "default", "border": "zeros", "origin": "center"}
@@ -174,7 +174,7 @@ def _filled(model: nn.Module, source: nn.Module, data: str | Path | None, images
     reports = [_report(pair, prior.taps.tolist(), prior.error) for pair, prior in zip(pairs, priors)]
     if data is not None:
         # Here, because the host is in the middle of importing its own data room when it loads the plug-in.
-        from ultralytics_akconv.transfer.images import CalibrationImages
+        from ultralytics_akconv.conversion.images import CalibrationImages
 
         args = getattr(source, "args", {})
         args = args if isinstance(args, dict) else vars(args)

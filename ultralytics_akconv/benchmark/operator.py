@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
+from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.peers import peers_of
-from ultralytics_akconv.benchmark.report import Report, machine
 from ultralytics_akconv.benchmark.timing import interleave, peak_memory
 from ultralytics_akconv.modules import AKConv
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ultralytics_akconv.transfer.layers import akconvs
+from ultralytics_akconv.conversion.pairs import akconvs
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep the tensors
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from ultralytics.utils import LOGGER
 
-from ultralytics_akconv.transfer.layers import converted_tensors
+from ultralytics_akconv.conversion.pairs import converted_tensors
 
 
 def converting_load(host_load: Callable) -> Callable:
