@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -121,10 +120,7 @@ def choosing_call(host_call: Callable) -> Callable:
             check_export(*settled, self.args.dynamic, self.args.batch)
             if settled[0] == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
-            form = choose_form(*settled, self.device.type)
-            if form == "deform":
-                importlib.import_module("torchvision")  # its operator must be known to torch; here, for it is slow
-            return form
+            return choose_form(*settled, self.device.type)
 
         if any(isinstance(layer, AKConv) for layer in model.modules()):
             check_export(*_asked_for(self.args), self.args.dynamic, self.args.batch)
