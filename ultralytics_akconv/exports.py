@@ -9,7 +9,6 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-import torchvision  # noqa: F401 - its operator `deform_conv2d` must be known to torch before a trace uses it
 from torch import nn
 
 from ultralytics_akconv.functional import export_form
