@@ -66,7 +66,10 @@ def test_the_new_layers_alone_learn_and_come_nearer_to_the_source(source, pictur
         assert layer.p_conv.weight.any()
         assert not any(parametrize.is_parametrized(module) for module in layer.modules())
     assert not result.model.training and all(p.requires_grad for p in result.model.parameters())
-    statistics = [(layer.conv.bn, source.get_submodule(part.name).bn) for layer, part in zip(layers_of(result.model), result.layers)]
+    statistics = [
+        (layer.conv.bn, source.get_submodule(part.name).bn)
+        for layer, part in zip(layers_of(result.model), result.layers)
+    ]
     assert all(torch.equal(ours.running_var, theirs.running_var) for ours, theirs in statistics)
     assert {path: path.read_bytes() for path in sorted(pictures.rglob("*"))} == before  # nothing lies beside them
 
@@ -117,7 +120,8 @@ def test_models_of_every_task_learn(name, where, pictures):
 def test_a_seed_gives_the_same_model_again_and_the_programs_random_numbers_stay(source, pictures):
     numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     first, again, other = (
-        state_of(transfer(source, num_param=3, data=pictures, distill=3, seed=seed, **SMALL).model) for seed in (1, 1, 2)
+        state_of(transfer(source, num_param=3, data=pictures, distill=3, seed=seed, **SMALL).model)
+        for seed in (1, 1, 2)
     )
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
@@ -167,7 +171,7 @@ def test_images_come_as_the_model_takes_them(tmp_path):
     with seeded(0):
         batch = next(endless_batches(files, 64, "detect", 3, 2, torch.device("cpu")))
         assert len(UnlabelledImages(files, 64)) == 3
-    assert batch.shape == (2, 3, 64, 64) and 0 <= batch.min() and batch.max() <= 1
+    assert batch.shape == (2, 3, 64, 64) and batch.min() >= 0 and batch.max() <= 1
     middle = batch[:, :, 32, 32]
     assert (middle[:, 0] > 0.4).all() and (middle[:, 1:] < 0.2).all()
 
@@ -235,7 +239,18 @@ def test_learning_without_images_is_refused(source):
 def test_an_interrupt_leaves_nothing_and_another_try_works(checkpoint, pictures, tmp_path, monkeypatch):
     output = tmp_path / "out" / "model.pt"
     output.parent.mkdir()
-    command = ["convert", str(checkpoint), "--data", str(pictures), "--distill", "4", "--imgsz", "64", "-o", str(output)]
+    command = [
+        "convert",
+        str(checkpoint),
+        "--data",
+        str(pictures),
+        "--distill",
+        "4",
+        "--imgsz",
+        "64",
+        "-o",
+        str(output),
+    ]
     measured = distillation.head_error
     calls = []
 

@@ -27,10 +27,15 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=64, help="how many images to fit on at most (default 64)")
     parser.add_argument("--imgsz", type=int, help="their side in pixels (default: the size the source was trained at)")
     parser.add_argument(
-        "--distill", type=int, metavar="STEPS", help="then let the new layers learn together from the source, unlabelled"
+        "--distill",
+        type=int,
+        metavar="STEPS",
+        help="then let the new layers learn together from the source, unlabelled",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images to learn from (default 0)")
-    parser.add_argument("--device", help="where to learn and validate, as yolo takes it (default: a GPU if there is one)")
+    parser.add_argument(
+        "--device", help="where to learn and validate, as yolo takes it (default: a GPU if there is one)"
+    )
     parser.add_argument("--no-val", action="store_true", help="do not validate, if --data has labels")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the layers' errors and taps")
     parser.add_argument("--from-published", metavar="FILE", help="a state dict of the published code, for --model")

@@ -16,6 +16,7 @@ from ultralytics.nn.tasks import yaml_model_load
 
 from ultralytics_akconv.conversion.budget import Budget, choose
 from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
+from ultralytics_akconv.conversion.expectation import Expectation
 from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, solve_without_data
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
@@ -178,7 +179,11 @@ def _filled(model: nn.Module, source: nn.Module) -> Transfer:
         if not name.startswith("_") and name not in ("yaml", "model", "save", "criterion", "training"):
             setattr(model, name, deepcopy(value))
     model.eval()
-    reports = [_report(pair, prior.taps.tolist(), prior.error) for pair, prior in zip(pairs, priors)]
+    expectation = Expectation(source, pairs)
+    reports = [
+        _report(pair, prior.taps.tolist(), expectation.error(pair, prior.taps, prior.weight))
+        for pair, prior in zip(pairs, priors)
+    ]
     return Transfer(model, source, tuple(reports))
 
 
@@ -200,9 +205,7 @@ def _refined(
     side = imgsz or training_side(source)
     what = Images(data, images, side, getattr(source, "task", "detect"), channels, distill, device, seed)
     done = refine(result.model, source, find_all_pairs(result.model, source), what)
-    layers = [
-        replace(layer, prior=prior, fitted=fitted) for layer, (prior, fitted) in zip(result.layers, done.layers)
-    ]
+    layers = [replace(layer, prior=prior, fitted=fitted) for layer, (prior, fitted) in zip(result.layers, done.layers)]
     return replace(result, layers=tuple(layers), refined=done)
 
 

@@ -5,8 +5,8 @@ Least squares solves each layer by itself; what five or three points cannot do, 
 error. Here all AKConv layers are moved at once so that the maps which the head reads come near to the source model's.
 Nothing else moves: every other tensor stays bit-equal and all layers stay in eval mode.
 
-The weights of a layer are learned in coordinates in which its inputs are uncorrelated: neighbouring taps of a smooth map
-read nearly the same, and Adam, which scales each coordinate by itself, is slow along such directions.
+The weights of a layer are learned in coordinates in which its inputs are uncorrelated: neighbouring taps of a smooth
+map read nearly the same, and Adam, which scales each coordinate by itself, is slow along such directions.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ def _input_moments(
         x, (samples, patches) = args[0], moments[layer]
         taps = resample(x, layer.offsets(x), layer.points, layer.stride, layer.border)  # (B, C1, h*N, w)
         samples.add(rearrange(taps, "b c (h n) w -> (b h w) c n", n=layer.num_param))
-        patches.add(rearrange(nn.functional.unfold(x, 3, padding=1, stride=layer.stride), "b (c k) l -> (b l) c k", k=9))
+        patches.add(
+            rearrange(nn.functional.unfold(x, 3, padding=1, stride=layer.stride), "b (c k) l -> (b l) c k", k=9)
+        )
 
     handles = [layer.register_forward_hook(add) for layer in layers]
     try:

@@ -20,9 +20,9 @@ class LayerReport:
     """One converted layer.
 
     Errors are root mean squares of the difference to the source layer's output, relative to that output, both before
-    the activation and without their means. `expected` is computed from the weights, for maps as smooth as most are
-    and without their borders. `prior` and `fitted` are measured on the calibration images, borders
-    included, before and after the least squares; None without images.
+    the activation and without their means. `expected` is measured on pictures of noise with the spectrum of natural
+    ones, without what borders do. `prior` and `fitted` are measured on the calibration images, borders included, before
+    and after the least squares; None without images.
     """
 
     name: str
