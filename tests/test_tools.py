@@ -2,14 +2,18 @@
 """Tools that look at layers: hooks, fake tensors and other modes, symbolic traces, pruning."""
 
 import copy
+import re
 from unittest import mock
 
 import pytest
 import torch
-from conftest import TORCH, built, layers_of, learned, yolov8_dict
+import ultralytics
+from conftest import ROOT, TORCH, built, layers_of, learned, yolov8_dict
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from ultralytics import YOLO
+from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv import AKConv, modules, resample, sampling_points
 from ultralytics_akconv.conversion import closed_form
@@ -263,3 +267,45 @@ def test_a_checkpoint_that_kept_offset_lr_twice_is_read():
     layer = copy.deepcopy(layer)
     layer.offset_lr = 0.25
     assert (layer.offset_lr, layer.p_conv.lr) == (0.25, 0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["AdamW", "MuSGD"])
+def test_frozen_offsets_stay_under_every_optimizer(tmp_path, mini_dataset, optimizer):
+    if optimizer == "MuSGD" and tuple(map(int, ultralytics.__version__.split(".")[:2])) < (8, 4):
+        pytest.skip(f"Ultralytics {ultralytics.__version__} has no MuSGD")
+    model = YOLO("yolov8n-akconv.yaml")
+    frozen, free = (1, 3), (5, 7)
+    before = {i: copy.deepcopy(model.model.model[i].p_conv.state_dict()) for i in (*frozen, *free)}
+    model.train(
+        data=str(mini_dataset), epochs=1, imgsz=64, batch=8, nbs=8, workers=0, device="cpu", plots=False, val=False,
+        pretrained=False, optimizer=optimizer, lr0=0.01, warmup_epochs=0, project=str(tmp_path), name="run",
+        freeze=[f"{i}.p_conv" for i in frozen],
+    )  # fmt: skip
+    after = YOLO(tmp_path / "run/weights/last.pt").model.model
+    for i in frozen:
+        assert not after[i].p_conv.weight.any()
+        torch.testing.assert_close(after[i].p_conv.bias.float(), before[i]["bias"], rtol=0, atol=1e-3)  # float16
+    for i in free:
+        assert after[i].p_conv.weight.any()
+
+
+# Pruning
+
+
+def test_the_pruner_of_the_manual_cuts_channels_of_the_map_and_none_of_the_offsets():
+    pruning = pytest.importorskip("torch_pruning")
+    recipe = re.search(r"```py\n(.*?)```", (ROOT / "docs/tools.md").read_text("utf-8"), re.DOTALL)[1]
+    names = {}
+    exec(recipe, names)
+    model = nn.Sequential(Conv(3, 16, 3, 2), AKConv(16, 32, 5, 2), Conv(32, 32, 1), AKConv(32, 32, 3), Conv(32, 8, 1))
+    x = torch.randn(2, 3, 32, 32)
+    importance = pruning.importance.MagnitudeImportance()
+    options = {"importance": importance, "pruning_ratio": 0.5, "ignored_layers": [model[-1]], **names["options"]}
+    pruning.pruner.MagnitudePruner(model, x, **options).step()
+    sizes = [(m.in_channels, m.out_channels, m.num_param) for m in model.modules() if isinstance(m, AKConv)]
+    assert sizes == [(8, 16, 5), (16, 16, 3)]
+    for layer in (model[1], model[3]):
+        assert tuple(layer.p_conv.weight.shape[:2]) == (2 * layer.num_param, layer.in_channels)
+        assert tuple(layer.conv.conv.weight.shape[:2]) == (layer.out_channels, layer.in_channels)
+    model(x).sum().backward()

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from ultralytics.nn.modules import block
 from ultralytics.nn.modules.conv import Conv
 
@@ -22,7 +22,7 @@ from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
 _PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
 for _step in ("resample", "with_gradient_times"):
-    torch.fx.wrap(_step)  # each one step of a symbolic trace, which knows no sizes
+    fx.wrap(_step)  # each one step of a symbolic trace, which knows no sizes
 # Samples a step of a batch on a CPU, in whole images. The samples and their gradients are the largest tensors of a
 # training step; in parts they fit into memory that is free already, and a part is still near when it is used again.
 _SAMPLES = 2**17
@@ -143,7 +143,7 @@ class AKConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: (B, C1, H, W) -> (B, C2, h, w)."""
-        if isinstance(x, torch.fx.Proxy):  # a symbolic trace, in which nothing can be decided by sizes
+        if isinstance(x, fx.Proxy):  # a symbolic trace, in which nothing can be decided by sizes
             return self.conv(resample(x, self.offsets(x), self.points, self.stride, self.border))
         if traced_form() is not None:  # sampling and column convolution are one there
             conv = self.conv.conv
