@@ -27,7 +27,6 @@ from ultralytics_akconv.functional import resample
 from ultralytics_akconv.modules import AKConv
 
 _CHECKS = 8  # how often a run looks at the held-out images
-_ROWS = 4  # rows an input by which its moments are drawn towards simpler ones
 _FLOOR = 1e-3  # least variance of a channel or an input, relative to the layer's mean
 
 
@@ -137,37 +136,38 @@ class _Uncorrelated(nn.Module):
 
 
 class _Moments:
-    """Second moments of the inputs under a kernel, (B*h*w, C1, taps) a batch.
+    """Second moments of the inputs under a kernel, (rows, C1, taps) a batch.
 
-    Not about their means: a channel that hardly varies would else be free to move the output's mean by any amount.
+    They are not about the means: the output's mean would else move by any amount where an input hardly varies.
     """
 
     def __init__(self) -> None:
-        self.count, self.sums = 0, torch.zeros(())
+        self.count, self.sums, self.mean = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, inputs: Tensor) -> None:
         """Add a batch of inputs."""
         self.taps = inputs.shape[2]
         rows = inputs.flatten(1)
         self.sums = self.sums.to(rows.device) + rows.T @ rows
+        self.mean = self.mean.to(rows.device) + rows.sum(0)
         self.count += len(rows)
 
     def estimate(self) -> Tensor:
-        """Return the moments (D, D), drawn towards simpler ones by as much as a few rows an input.
+        """Return the moments (D, D), the covariance in them drawn towards a simpler one by a row an input.
 
         Few images of deep, small maps have fewer rows than inputs: in the directions that they did not show, any step
-        would be far too large. The simpler ones have the channels uncorrelated and the same correlations of the taps
-        in each of them.
+        would be far too large. The simpler one has uncorrelated channels, and in each the same correlation of the taps.
         """
-        moments = self.sums.double().cpu() / self.count
-        channels = len(moments) // self.taps
-        blocks = moments.view(channels, self.taps, channels, self.taps).diagonal(dim1=0, dim2=2)  # (taps, taps, C1)
+        mean = self.mean.double().cpu() / self.count
+        offset = torch.outer(mean, mean)
+        cov = self.sums.double().cpu() / self.count - offset
+        channels = len(cov) // self.taps
+        blocks = cov.view(channels, self.taps, channels, self.taps).diagonal(dim1=0, dim2=2)  # (taps, taps, C1)
         power = blocks.diagonal().mean(1)  # (C1)
         power = power.clamp(min=max(_FLOOR * float(power.mean()), torch.finfo(torch.float32).tiny))
-        alike = (blocks / power).mean(2)
-        simple = torch.kron(torch.diag(power), alike)
-        share = self.count / (self.count + _ROWS * len(moments))
-        return share * moments + (1 - share) * simple
+        simple = torch.kron(torch.diag(power), (blocks / power).mean(2))
+        share = self.count / (self.count + len(cov))
+        return offset + share * cov + (1 - share) * simple
 
 
 @torch.no_grad()

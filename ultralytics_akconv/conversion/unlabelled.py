@@ -23,7 +23,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.instance import Instances
 
 # The host's augmentations that leave a picture as likely as it was; all others are off.
-_LIGHT = {"fliplr": 0.5, "translate": 0.1, "scale": 0.25, "hsv_h": 0.015, "hsv_s": 0.3, "hsv_v": 0.2}
+_LIGHT = {"fliplr": 0.5, "translate": 0.02, "scale": 0.1, "hsv_h": 0.005, "hsv_s": 0.1, "hsv_v": 0.05}
 _OFF = ("mosaic", "mixup", "cutmix", "copy_paste", "degrees", "shear", "perspective", "flipud", "bgr", "erasing")
 _WORKERS = 8  # the host's default; on a CPU the images are read between the steps
 
