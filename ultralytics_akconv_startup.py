@@ -14,9 +14,8 @@ TASKS = "ultralytics.nn.tasks"
 DATA = "ultralytics.data.utils"
 EXPORTER = "ultralytics.engine.exporter"
 # The names a YAML row may use; kept here for the message when the plug-in itself cannot be imported.
-YAML_NAMES = (
+_AKCONVS = (
     "AKConv",
-    "LDConv",
     "C2_AKConv",
     "C2f_AKConv",
     "C2fAttn_AKConv",
@@ -28,6 +27,7 @@ YAML_NAMES = (
     "RepNCSPELAN4_AKConv",
     "ELAN1_AKConv",
 )
+YAML_NAMES = (*_AKCONVS, *(name.replace("AKConv", "LDConv") for name in _AKCONVS))
 
 
 def enabled():

@@ -11,7 +11,7 @@ from torch import nn
 from ultralytics import RTDETR, YOLO
 from ultralytics.utils.torch_utils import get_flops
 
-from ultralytics_akconv.modules import BLOCKS, AKConv
+from ultralytics_akconv.modules import BLOCKS, AKConv, later_name
 
 
 class Size(NamedTuple):
@@ -54,14 +54,14 @@ def plain_model(model: dict[str, Any]) -> dict[str, Any]:
 def _plain_row(row: list) -> list:
     """Return a row of a model YAML without AKConv in it."""
     source, repeats, module, args = row
-    options = args[-1] if args and isinstance(args[-1], dict) else {}
+    *own, options = args if args and isinstance(args[-1], dict) else [*args, {}]
     if module in ("AKConv", "LDConv"):
         act = [None, 1, 1, False] if options.get("act") is False else []  # behind padding, groups and dilation
-        stride = args[2] if len(args) > 2 and args[2] is not options else options.get("stride", 1)
-        return [source, repeats, "Conv", [args[0], 3, stride, *act]]
+        stride = own[2] if len(own) > 2 else options.get("stride", 1)
+        return [source, repeats, "Conv", [own[0], 3, stride, *act]]
     for host_name, block in BLOCKS.items():
-        if module == block.__name__:
-            return [source, repeats, host_name, args[:-1] if options else args]
+        if module in (block.__name__, later_name(block.__name__)):
+            return [source, repeats, host_name, own]
     return row
 
 

@@ -14,7 +14,7 @@ from ultralytics_akconv.callbacks import with_callbacks
 from ultralytics_akconv.conversion import converting_load
 from ultralytics_akconv.exports import choosing_call
 from ultralytics_akconv.modules import BLOCKS, AKConv, OffsetConv2d
-from ultralytics_akconv.plugin.names import finding_datasets, finding_models
+from ultralytics_akconv.plugin.names import checking_scales, finding_datasets, finding_models
 from ultralytics_akconv.plugin.rows import located, stand_ins
 from ultralytics_akconv_startup import DATA, EXPORTER
 
@@ -38,6 +38,9 @@ def _patch_tasks(tasks: ModuleType) -> None:
         _patch(tasks, name, stand_in)
     _patch(tasks, "parse_model", located(tasks.parse_model))
     _patch(tasks, "check_yaml", finding_models(tasks.check_yaml))
+    for module in (tasks, sys.modules.get("ultralytics.engine.model")):  # where it has a name of its own by now
+        if hasattr(module, "yaml_model_load"):
+            _patch(module, "yaml_model_load", checking_scales(module.yaml_model_load))
     _patch(tasks.BaseModel, "load", converting_load(tasks.BaseModel.load))
 
 
