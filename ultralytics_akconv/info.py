@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
-from ultralytics import RTDETR, YOLO
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv.modules import BLOCKS, AKConv, later_name
+from ultralytics_akconv.opening import host_model
 
 
 class Size(NamedTuple):
@@ -37,7 +37,7 @@ def model_info(model: str | Path, imgsz: int = 640) -> ModelInfo:
         model: A model YAML or a checkpoint: whatever the host's `YOLO(...)` takes.
         imgsz: Image side in pixels at which GFLOPs are counted.
     """
-    network = (RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO)(model).model
+    network = host_model(model, exported=False).model
     plain = type(network)(plain_model(network.yaml), verbose=False)
     akconvs = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
     return ModelInfo(_size(network, imgsz), _size(plain, imgsz), akconvs)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from ultralytics import YOLO
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.autobackend import AutoBackend
 
@@ -17,6 +16,7 @@ from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.timing import interleave
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.opening import host_model
 
 FORMATS = ("torchscript", "onnx", "onnx:19", "openvino", "ncnn", "mnn")
 _IMAGES = 3  # compared in each format, none of which was traced
@@ -41,7 +41,7 @@ def benchmark_exports(
         and the scores span, the times, and the ratio; or why the export failed.
     """
     torch.manual_seed(0)
-    network = YOLO(model).model
+    network = host_model(model, exported=False).model
     plain = type(network)(plain_model(network.yaml), verbose=False)
     plain.args, plain.task = network.args, network.task  # what the exporter reads
     networks = {"plain": plain, "akconv": network}

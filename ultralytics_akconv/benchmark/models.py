@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from ultralytics import YOLO
 
 from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.operator import LAYOUTS
@@ -16,6 +15,7 @@ from ultralytics_akconv.benchmark.peers import Peer, grid_samples, naive_samples
 from ultralytics_akconv.benchmark.timing import interleave, peak_memory
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.opening import host_model
 
 PEERS = ("conv 3x3", "akconv", "definition", "grid_sample")
 
@@ -77,7 +77,7 @@ def benchmark_models(
 def _network(name: str, model: str, device: str, layout: str) -> nn.Module:
     """Return the model of one peer, its offsets with a standard deviation of about 1 px."""
     torch.manual_seed(0)
-    first = YOLO(model).model
+    first = host_model(model, exported=False).model
     # A second one for every peer: the first, dropped, leaves free memory that a step takes up without a higher peak.
     plain = name == "conv 3x3"
     network = type(first)(plain_model(first.yaml), verbose=False) if plain else copy.deepcopy(first)

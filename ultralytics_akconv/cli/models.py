@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from ultralytics_akconv import SHAPES, graft
-from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, shape, where
+from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, positive, shape, where
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.grafting import resolvable_models
@@ -38,7 +38,7 @@ def add_info(subparsers: argparse._SubParsersAction) -> None:
     """Add `akconv info`."""
     parser = subparsers.add_parser("info", help="show the AKConv layers and the size of a model")
     parser.add_argument("model", help="a model YAML or a checkpoint, such as yolo11s-akconv7.yaml")
-    parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels for GFLOPs (default 640)")
+    parser.add_argument("--imgsz", type=positive, default=640, help="image side in pixels for GFLOPs (default 640)")
     parser.set_defaults(run=_run_info)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,8 @@ import torch
 import ultralytics
 from torch import nn
 from ultralytics.nn import tasks
+
+from ultralytics_akconv.files import check_folder, whole_file
 
 
 def unwrapped(model: Any) -> Any:
@@ -64,12 +65,9 @@ def check_output(file: str | Path) -> Path:
         FileNotFoundError: If its folder does not exist.
         ValueError: If it does not end in `.pt`, by which the host knows checkpoints.
     """
-    path = Path(file)
-    if path.suffix != ".pt":
+    if Path(file).suffix != ".pt":
         raise ValueError(f"a checkpoint's name must end in .pt, got '{file}'")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of '{file}' does not exist")
-    return path
+    return check_folder(file)
 
 
 def _is_half(model: nn.Module) -> bool:
@@ -78,11 +76,11 @@ def _is_half(model: nn.Module) -> bool:
     return all(torch.equal(tensor, tensor.half().to(tensor.dtype)) for tensor in floats)
 
 
-def write_checkpoint(model: nn.Module, file: str | Path, source: nn.Module | None = None) -> Path:
+def write_checkpoint(model: Any, file: str | Path, source: Any = None) -> Path:
     """Write a model as a finished checkpoint of the host: all of it, or nothing.
 
     Args:
-        model: The model; its `args` become the checkpoint's `train_args`.
+        model: The model, or a `YOLO` that holds it; its `args` become the checkpoint's `train_args`.
         file: Where to write it.
         source: The model it was made from. If that is all float16 numbers, the checkpoint is stored in float16 too;
             otherwise in float32, so that no tensor changes.
@@ -92,9 +90,11 @@ def write_checkpoint(model: nn.Module, file: str | Path, source: nn.Module | Non
 
     Raises:
         FileNotFoundError: If the folder does not exist.
+        TypeError: If it is no model of the host: nothing else can be read again.
         ValueError: If the name does not end in `.pt`.
     """
     path = check_output(file)
+    model, source = _host_model("model", model), None if source is None else _host_model("source", source)
     stored = deepcopy(model).cpu()
     if source is not None and _is_half(source):
         stored = stored.half()
@@ -112,10 +112,14 @@ def write_checkpoint(model: nn.Module, file: str | Path, source: nn.Module | Non
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        torch.save(content, stream)
     return path
+
+
+def _host_model(name: str, model: Any) -> nn.Module:
+    """Return a model of the host, also out of a `YOLO` or `RTDETR`."""
+    inside = unwrapped(model)
+    if not isinstance(inside, tasks.BaseModel):
+        raise TypeError(f"{name} must be a YOLO or a model that the host built, got a {type(inside).__name__}")
+    return inside

@@ -29,11 +29,10 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no state dict, or it does not fit the model.
     """
-    from ultralytics import RTDETR, YOLO  # not at the top: the host is being imported when it loads the plug-in
+    from ultralytics_akconv.opening import host_model  # not at the top: the host is being imported at that time
 
     tensors = _tensors(state)
-    wrapper = RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO
-    whole = wrapper(str(model))
+    whole = host_model(str(model), exported=False)
     built = whole.model
     if not any(True for _ in akconvs(built)):
         raise ValueError(f"the model '{model}' holds no AKConv")

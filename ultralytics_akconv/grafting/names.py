@@ -83,6 +83,8 @@ def find_model(model: str | Path) -> Path:
         raise TypeError(f"model must be the name or path of a YAML file, got {model!r} ({type(model).__name__})")
     check_scale(model)
     path = Path(model)
+    if path.is_dir():
+        raise FileNotFoundError(f"'{model}' is a folder, not a model YAML")
     for name in (path, path.with_name(without_scale(path))):
         if name.is_file():
             return name

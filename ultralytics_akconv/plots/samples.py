@@ -28,6 +28,7 @@ from ultralytics.utils.patches import imread
 
 from ultralytics_akconv.functional import sampling_positions
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.opening import host_model
 
 Model = Union[str, Path, nn.Module, YOLO, RTDETR]  # a checkpoint, a YAML, a wrapper of the host's, or the network
 Image = Union[str, Path, np.ndarray]  # a file, or an array (H, W, 3) as OpenCV reads it
@@ -183,7 +184,7 @@ def choose_layers(network: nn.Module, layers: Layers = None) -> dict[str, AKConv
 def _network(model: Model) -> nn.Module:
     """Return the network of whatever stands for a model."""
     if isinstance(model, (str, Path)):
-        model = (RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO)(model)
+        model = host_model(model, exported=False)
     network = model.model if isinstance(model, (YOLO, RTDETR)) else model
     if not isinstance(network, nn.Module):
         raise TypeError(f"model must be a file, a YOLO or a network in PyTorch, got {type(network).__name__}")
