@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "modules": {"functional", "shapes"},
     "grafting": {"configs", "files", "modules", "shapes"},
     "opening": set(),
-    "conversion": {"configs", "files", "functional", "grafting", "modules", "opening", "shapes"},
+    "conversion": {"configs", "files", "functional", "grafting", "host", "modules", "opening", "shapes"},
     "paddle": set(),
     "exports": {"functional", "modules", "paddle"},
     "plugin": {"callbacks", "configs", "conversion", "exports", "grafting", "modules", "ultralytics_akconv_startup"},

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
+from ultralytics_akconv.host import built_like
 from ultralytics_akconv.modules import BLOCKS, AKConv, later_name
 from ultralytics_akconv.opening import host_model
 
@@ -38,7 +39,7 @@ def model_info(model: str | Path, imgsz: int = 640) -> ModelInfo:
         imgsz: Image side in pixels at which GFLOPs are counted.
     """
     network = host_model(model, exported=False).model
-    plain = type(network)(plain_model(network.yaml), verbose=False)
+    plain = built_like(network, plain_model(network.yaml))
     akconvs = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
     return ModelInfo(_size(network, imgsz), _size(plain, imgsz), akconvs)
 

@@ -15,6 +15,9 @@ from ultralytics.nn import tasks
 
 from ultralytics_akconv.files import check_folder, whole_file
 
+# Modules that stand for rounded numbers in a training: of ModelOpt, which the host uses, and of PyTorch.
+_QUANTIZERS = ("FakeQuantize", "FusedMovingAvgObsFakeQuantize", "TensorQuantizer")
+
 
 def unwrapped(model: Any) -> Any:
     """Return the model inside a `YOLO` or `RTDETR`, anything else as it is.
@@ -41,6 +44,7 @@ def read_source(source: str | Path | nn.Module) -> nn.Module:
         )
     if not isinstance(source, tasks.BaseModel) or not isinstance(getattr(source, "yaml", None), dict):
         raise ValueError(f"source must be a model that the host built from a YAML, got a {type(source).__name__}")
+    _check_unquantized("source", source)
     return deepcopy(source).cpu().float().eval()
 
 
@@ -68,6 +72,19 @@ def check_output(file: str | Path) -> Path:
     if Path(file).suffix != ".pt":
         raise ValueError(f"a checkpoint's name must end in .pt, got '{file}'")
     return check_folder(file)
+
+
+def _check_unquantized(name: str, model: nn.Module) -> None:
+    """Refuse a model in training for quantization: its layers are made at run time, and no pickle holds them.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if any(type(module).__name__ in _QUANTIZERS for module in model.modules()):
+        raise ValueError(
+            f"{name} is in training for quantization (QAT), which AKConv layers know nothing of and checkpoints of "
+            "modules cannot hold: take the checkpoint from before, convert it, and begin that training anew"
+        )
 
 
 def _is_half(model: nn.Module) -> bool:
@@ -122,4 +139,5 @@ def _host_model(name: str, model: Any) -> nn.Module:
     inside = unwrapped(model)
     if not isinstance(inside, tasks.BaseModel):
         raise TypeError(f"{name} must be a YOLO or a model that the host built, got a {type(inside).__name__}")
+    _check_unquantized(name, inside)
     return inside

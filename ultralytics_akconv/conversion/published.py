@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ultralytics_akconv.conversion.pairs import akconvs
+from ultralytics_akconv.host import built_like
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep the tensors
 
@@ -38,7 +39,7 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
         raise ValueError(f"the model '{model}' holds no AKConv")
     if nc is not None and nc != built.yaml["nc"]:
         args, task = built.args, built.task
-        built = type(built)({**built.yaml, "nc": nc}, verbose=False)
+        built = built_like(built, {**built.yaml, "nc": nc})
         built.args, built.task = args, task
     try:
         built.load_state_dict(tensors)

@@ -27,6 +27,7 @@ from ultralytics.nn.tasks import ClassificationModel
 from ultralytics.utils.patches import imread
 
 from ultralytics_akconv.functional import sampling_positions
+from ultralytics_akconv.host import input_channels
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.opening import host_model
 
@@ -229,7 +230,7 @@ def _as_input(bgr: np.ndarray, size: int, network: nn.Module) -> tuple[Tensor, V
     white = letterbox(image=np.full_like(bgr, 255))[..., 0] == 255
     rows, cols = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
     boxed = letterbox(image=bgr)
-    channels = (getattr(network, "yaml", None) or {}).get("channels", 3)
+    channels = input_channels(network)
     if channels not in (1, 3):
         raise ValueError(f"the model reads {channels} channels: pictures are drawn for models of 1 or 3")
     boxed = cv2.cvtColor(boxed, cv2.COLOR_BGR2GRAY)[..., None] if channels == 1 else boxed[..., ::-1]
