@@ -90,8 +90,8 @@ def test_a_checkpoint_into_a_full_disk_keeps_the_old_file(tmp_path, step):
     file = tmp_path / "converted.pt"
     file.write_bytes(b"old")
 
-    def half_written(content, stream):
-        stream.write(b"half")
+    def half_written(content, temporary):
+        temporary.write_bytes(b"half")
         raise FULL
 
     failing = half_written if step == "torch.save" else disk_full
@@ -104,8 +104,8 @@ def test_threads_that_write_one_checkpoint_at_once_leave_it_whole(tmp_path):
     file, models = tmp_path / "converted.pt", [built(yolov8_dict(n, 2)) for n in (3, 5)]
     written, save = threading.Barrier(2, timeout=60), torch.save
 
-    def save_and_wait(content, stream):
-        save(content, stream)
+    def save_and_wait(content, temporary):
+        save(content, temporary)
         written.wait()  # both have a temporary file now
 
     with mock.patch("torch.save", save_and_wait), ThreadPoolExecutor(2) as pool:

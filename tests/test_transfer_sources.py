@@ -60,7 +60,7 @@ def test_a_picture_and_an_export_of_one_channel_work(tmp_path):
     exported = torch.jit.load(YOLO(file).export(format="torchscript", imgsz=64))
     x = torch.rand(1, 1, 64, 64)
     assert relative(exported(x), YOLO(file).model.float().eval().fuse()(x)[0]) < 1e-3
-    row = benchmark_models(str(file), 32, 1, repeats=1, memory=False).rows[0]
+    row = benchmark_models(str(file), 64, 2, repeats=1, memory=False).rows[0]
     assert row["inference ms"] > 0
 
 

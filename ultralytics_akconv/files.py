@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 FIGURES = ("png", "svg", "pdf", "jpg", "jpeg", "webp", "eps", "tif", "tiff")  # that matplotlib writes everywhere
 
@@ -37,35 +37,32 @@ def check_folder(file: str | Path) -> Path:
 
 
 @contextmanager
-def whole_file(file: str | Path) -> Iterator[IO[bytes]]:
-    """Open a file to write bytes to, so that a reader, at any moment, sees all of it or what was there before.
+def whole_file(file: str | Path) -> Iterator[Path]:
+    """Give a file beside `file` to write to, which takes its place when the context ends, and none if by an error.
 
-    What is written becomes the file when the context ends, and nothing does if that is by an error. Any number of
-    threads and processes may write one file at once: one of them is last.
+    So a reader, at any moment, sees all of it or what was there before. Any number of threads and processes may write
+    one file at once: one of them is last.
 
     Raises:
         FileNotFoundError: If its folder does not exist.
         OSError: If it cannot be written; what was there before stays.
     """
     file = check_folder(file)
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as temporary:
-        written = Path(temporary.name)
-        try:
-            yield temporary
-            temporary.close()  # a full disk may show here only
-            mode = file.stat().st_mode if file.exists() else 0o666 & ~_umask()
-            written.chmod(mode & 0o777)  # temporary files are made for their owner alone
-            os.replace(written, file)
-        except BaseException:
-            temporary.close()  # an open file cannot be removed everywhere
-            written.unlink()
-            raise
+    written = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    written.touch(exist_ok=False)  # with the rights of a new file
+    try:
+        yield written
+        written.chmod((file if file.exists() else written).stat().st_mode & 0o777)
+        os.replace(written, file)
+    except BaseException:
+        written.unlink()
+        raise
 
 
 def write_whole(file: str | Path, content: str | bytes) -> None:
     """Write a file as `whole_file` does, text in UTF-8."""
-    with whole_file(file) as stream:
-        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+    with whole_file(file) as written:
+        written.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def save_figure(figure: Figure, file: str | Path, **options: Any) -> None:
@@ -91,10 +88,3 @@ def check_figure(file: str | Path) -> Path:
     if file.suffix[1:].lower() not in FIGURES:
         raise ValueError(f"a picture's name must end in {', '.join(f'.{name}' for name in FIGURES)}, got '{file}'")
     return file
-
-
-def _umask() -> int:
-    """Return the umask, which can only be read by setting it."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask

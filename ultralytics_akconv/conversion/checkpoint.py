@@ -69,9 +69,12 @@ def check_output(file: str | Path) -> Path:
         FileNotFoundError: If its folder does not exist.
         ValueError: If it does not end in `.pt`, by which the host knows checkpoints.
     """
-    if Path(file).suffix != ".pt":
+    path = Path(file)
+    if path.suffix != ".pt":
         raise ValueError(f"a checkpoint's name must end in .pt, got '{file}'")
-    return check_folder(file)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of '{file}' does not exist")
+    return check_folder(path)
 
 
 def _check_unquantized(name: str, model: nn.Module) -> None:
@@ -129,8 +132,8 @@ def write_checkpoint(model: Any, file: str | Path, source: Any = None) -> Path:
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    with whole_file(path) as stream:
-        torch.save(content, stream)
+    with whole_file(path) as written:
+        torch.save(content, written)
     return path
 
 
