@@ -62,6 +62,7 @@ setup(
         "numpy>=1.23.0",
         "opencv-python>=4.6.0",
         "pillow>=7.1.2",
+        "psutil",
         "pyyaml>=5.3.1",
     ],
     extras_require={

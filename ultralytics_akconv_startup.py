@@ -14,6 +14,13 @@ TASKS = "ultralytics.nn.tasks"
 DATA = "ultralytics.data.utils"
 EXPORTER = "ultralytics.engine.exporter"
 CALLBACKS = "ultralytics.utils.callbacks"
+
+
+def later_name(name):
+    """Return the name of a layer or block after the operator's later name: C2f_AKConv -> C2f_LDConv."""
+    return name.replace("AKConv", "LDConv")
+
+
 # The names a YAML row may use; kept here for the message when the plug-in itself cannot be imported.
 _AKCONVS = (
     "AKConv",
@@ -28,7 +35,7 @@ _AKCONVS = (
     "RepNCSPELAN4_AKConv",
     "ELAN1_AKConv",
 )
-YAML_NAMES = (*_AKCONVS, *(name.replace("AKConv", "LDConv") for name in _AKCONVS))
+YAML_NAMES = (*_AKCONVS, *map(later_name, _AKCONVS))
 
 
 def enabled():

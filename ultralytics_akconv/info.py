@@ -11,8 +11,9 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv.host import built_like
-from ultralytics_akconv.modules import BLOCKS, AKConv, later_name
+from ultralytics_akconv.modules import BLOCKS, AKConv
 from ultralytics_akconv.opening import host_model
+from ultralytics_akconv_startup import later_name
 
 
 class Size(NamedTuple):

@@ -277,11 +277,6 @@ def _akconv_block(host_block: type[nn.Module]) -> type[nn.Module]:
     return type(name, (AKConvBlock, host_block), {"__module__": __name__, "__doc__": doc})
 
 
-def later_name(name: str) -> str:
-    """Return the name of a layer or block after the operator's later name: C2f_AKConv -> C2f_LDConv."""
-    return name.replace("AKConv", "LDConv")
-
-
 # Host blocks that hold 3x3 convolutions, whatever the release; `BLOCKS` has those that the installed host knows.
 HOST_BLOCKS = (
     "C2",
@@ -301,4 +296,4 @@ BLOCKS: dict[str, type[nn.Module]] = {
     name: _akconv_block(getattr(block, name)) for name in HOST_BLOCKS if hasattr(block, name)
 }
 globals().update({cls.__name__: cls for cls in BLOCKS.values()})
-globals().update({later_name(cls.__name__): cls for cls in BLOCKS.values()})
+globals().update({cls.__name__.replace("AKConv", "LDConv"): cls for cls in BLOCKS.values()})

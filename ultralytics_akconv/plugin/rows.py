@@ -21,8 +21,8 @@ from typing import Any
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock, later_name
-from ultralytics_akconv_startup import TASKS, YAML_NAMES
+from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock
+from ultralytics_akconv_startup import TASKS, YAML_NAMES, later_name
 
 _swapping = threading.RLock()
 
