@@ -19,7 +19,9 @@ from ultralytics.utils import LOGGER
 from ultralytics_akconv import transfer
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.conversion import distillation, refinement
-from ultralytics_akconv.conversion.distillation import Recipe, distill, head_error, head_inputs, map_variances
+from ultralytics_akconv.conversion.coordinates import Uncorrelated
+from ultralytics_akconv.conversion.distances import head_error, head_inputs, map_variances
+from ultralytics_akconv.conversion.distillation import Recipe, distill
 from ultralytics_akconv.conversion.images import CalibrationImages, image_files
 from ultralytics_akconv.conversion.unlabelled import UnlabelledImages, endless_batches, seeded
 
@@ -100,16 +102,11 @@ def test_the_maps_compared_are_those_that_the_head_reads(source):
     ("name", "where"),
     [
         ("yolo11n-seg.yaml", "downsample"),
-        ("yolov8n-pose.yaml", "neck"),
-        ("yolo11n-obb.yaml", "backbone"),
+        ("yolov8n-pose.yaml", "blocks"),
         ("yolov8n-cls.yaml", "downsample"),
-        ("yolov8n.yaml", "blocks"),
-        ("rtdetr-resnet50.yaml", None),
     ],
 )
 def test_models_of_every_task_learn(name, where, pictures):
-    if name.startswith("rtdetr"):
-        pytest.importorskip("ultralytics.models.rtdetr")
     model = trained(name, nc=4)
     result = transfer(model, num_param=3, data=pictures, distill=2, where=where, **SMALL)
     learned = result.refined.learned
@@ -144,7 +141,7 @@ def test_a_state_that_is_worse_than_the_start_is_never_kept(source, pictures, sa
 def test_coordinates_of_a_weight_have_uncorrelated_inputs_and_give_the_weight_back():
     rows = torch.randn(500, 6) @ torch.randn(6, 12)  # twelve inputs of rank six: alike, as neighbouring taps
     moments = rows.T @ rows / len(rows)
-    uncorrelated = distillation._Uncorrelated(moments)
+    uncorrelated = Uncorrelated(moments, torch.rand(4) + 0.5)
     weight = torch.randn(4, 2, 6, 1)
     torch.testing.assert_close(uncorrelated(uncorrelated.right_inverse(weight)), weight, rtol=1e-3, atol=1e-4)
     white = uncorrelated.inverse @ moments @ uncorrelated.inverse.T
@@ -184,7 +181,7 @@ def test_batches_never_end_and_are_augmented(pictures):
     assert not torch.equal(batches[0].sort(0).values, batches[1].sort(0).values)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_a_handful_of_images_is_enough(source, pictures, count, tmp_path, said):
     for file in sorted(pictures.iterdir())[:count]:
         shutil.copy(file, tmp_path)
@@ -193,7 +190,7 @@ def test_a_handful_of_images_is_enough(source, pictures, count, tmp_path, said):
     assert any("one image alone" in line for line in said) == (count == 1)
 
 
-@pytest.mark.parametrize("colour", [0, 114, 255])
+@pytest.mark.parametrize("colour", [0, 255])
 def test_images_of_one_colour_do_no_harm(source, colour, tmp_path):
     for i in range(4):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((64, 64, 3), colour, np.uint8))

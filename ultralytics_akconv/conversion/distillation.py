@@ -4,9 +4,6 @@
 Least squares solves each layer by itself; what five or three points cannot do, it leaves to the layers after it as an
 error. Here all AKConv layers are moved at once so that the maps which the head reads come near to the source model's.
 Nothing else moves: every other tensor stays bit-equal and all layers stay in eval mode.
-
-The weights of a layer are learned in coordinates in which its inputs are uncorrelated: neighbouring taps of a smooth
-map read nearly the same, and Adam, which scales each coordinate by itself, is slow along such directions.
 """
 
 from __future__ import annotations
@@ -17,17 +14,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.torch_utils import autocast
 
-from ultralytics_akconv.functional import resample
+from ultralytics_akconv.conversion.coordinates import Uncorrelated, input_moments
+from ultralytics_akconv.conversion.distances import head_error, head_inputs, map_distance, map_variances
 from ultralytics_akconv.modules import AKConv
 
 _CHECKS = 8  # how often a run looks at the held-out images
-_FLOOR = 1e-3  # least variance of a channel or an input, relative to the layer's mean
 
 
 @dataclass(frozen=True)
@@ -52,154 +48,11 @@ class Learned:
     curve: tuple[tuple[int, float, float], ...]  # (step, training loss since the last, held-out error)
 
 
-class _HeadReachedError(Exception):
-    """Ends a forward pass where the head begins."""
-
-
-def head_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return the maps (B, C, h, w) that a model's last layer, its head, reads; the head itself is not run."""
-    seen: list[Tensor] = []
-
-    def stop(module: nn.Module, args: tuple) -> None:
-        maps = args[0]
-        seen.extend(maps if isinstance(maps, (list, tuple)) else [maps])
-        raise _HeadReachedError
-
-    handle = model.model[-1].register_forward_pre_hook(stop)
-    try:
-        model(images)
-    except _HeadReachedError:
-        pass
-    finally:
-        handle.remove()
-    return seen
-
-
-@torch.no_grad()
-def map_variances(source: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Return the variance of each channel (C) of each map that the source's head reads, with a floor for dead ones."""
-    sums: list[Tensor] = []
-    count = 0
-    for images in batches:
-        variances = [maps.float().var((0, 2, 3), correction=0) for maps in head_inputs(source, images)]
-        sums = [total + each for total, each in zip(sums, variances)] if sums else variances
-        count += 1
-    floors = [max(_FLOOR * float(total.mean()), torch.finfo(torch.float32).tiny ** 0.5) for total in sums]
-    return [total.clamp(min=floor) / count for total, floor in zip(sums, floors)]
-
-
-def _distance(wanted: Sequence[Tensor], got: Sequence[Tensor], variances: Sequence[Tensor]) -> Tensor:
-    """Return the mean square difference of maps, each channel over its variance."""
-    parts = [
-        ((b.float() - a.float()).square().mean((0, 2, 3)) / variance).mean()
-        for a, b, variance in zip(wanted, got, variances)
-    ]
-    return torch.stack(parts).mean()
-
-
-@torch.no_grad()
-def head_error(source: nn.Module, model: nn.Module, batches: Sequence[Tensor], variances: Sequence[Tensor]) -> float:
-    """Return the relative error of the maps that the head reads: root mean square, each channel over its spread."""
-    total, count = 0.0, 0
-    for images in batches:
-        total += len(images) * float(_distance(head_inputs(source, images), head_inputs(model, images), variances))
-        count += len(images)
-    return (total / count) ** 0.5
-
-
-class _Uncorrelated(nn.Module):
-    """Parametrization of a convolution's weight by coordinates whose inputs are uncorrelated and of variance one.
-
-    Args:
-        moments: Second moments (D, D) of the inputs under the kernel, D = C1 * kernel area.
-        scale: By how much each output channel is larger than its coordinates (C2).
-    """
-
-    def __init__(self, moments: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        moments = moments.double().cpu()
-        one = torch.eye(len(moments), dtype=torch.float64)
-        ridge = _FLOOR * moments.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-        factor = torch.linalg.cholesky(moments + ridge * one)
-        self.register_buffer("factor", factor.float())
-        self.register_buffer("inverse", torch.linalg.solve_triangular(factor, one, upper=False).float())
-        self.register_buffer("scale", scale.detach().float().cpu()[:, None])
-
-    def forward(self, coordinates: Tensor) -> Tensor:
-        """Return the weight (C2, C1, kh, kw)."""
-        with torch.autocast(coordinates.device.type, enabled=False):
-            return (self.scale * (coordinates.flatten(1) @ self.inverse)).view_as(coordinates)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """Return the coordinates of a weight, in its shape."""
-        return (weight.flatten(1) @ self.factor / self.scale).view_as(weight)
-
-
-class _Moments:
-    """Second moments of the inputs under a kernel, (rows, C1, taps) a batch.
-
-    They are not about the means: the output's mean would else move by any amount where an input hardly varies.
-    """
-
-    def __init__(self) -> None:
-        self.count, self.sums, self.mean = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, inputs: Tensor) -> None:
-        """Add a batch of inputs."""
-        self.taps = inputs.shape[2]
-        rows = inputs.flatten(1)
-        self.sums = self.sums.to(rows.device) + rows.T @ rows
-        self.mean = self.mean.to(rows.device) + rows.sum(0)
-        self.count += len(rows)
-
-    def estimate(self) -> Tensor:
-        """Return the moments (D, D), the covariance in them drawn towards a simpler one by a row an input.
-
-        Few images of deep, small maps have fewer rows than inputs: in the directions that they did not show, any step
-        would be far too large. The simpler one has uncorrelated channels, and in each the same correlation of the taps.
-        """
-        mean = self.mean.double().cpu() / self.count
-        offset = torch.outer(mean, mean)
-        cov = self.sums.double().cpu() / self.count - offset
-        channels = len(cov) // self.taps
-        blocks = cov.view(channels, self.taps, channels, self.taps).diagonal(dim1=0, dim2=2)  # (taps, taps, C1)
-        power = blocks.diagonal().mean(1)  # (C1)
-        power = power.clamp(min=max(_FLOOR * float(power.mean()), torch.finfo(torch.float32).tiny))
-        simple = torch.kron(torch.diag(power), (blocks / power).mean(2))
-        share = self.count / (self.count + len(cov))
-        return offset + share * cov + (1 - share) * simple
-
-
-@torch.no_grad()
-def _input_moments(
-    model: nn.Module, layers: Sequence[AKConv], batches: Iterable[Tensor]
-) -> dict[AKConv, tuple[Tensor, Tensor]]:
-    """Return for each layer the second moments of its samples and of what its offset branch reads."""
-    moments = {layer: (_Moments(), _Moments()) for layer in layers}
-
-    def add(layer: AKConv, args: tuple, output: Tensor) -> None:
-        x, (samples, patches) = args[0], moments[layer]
-        taps = resample(x, layer.offsets(x), layer.points, layer.stride, layer.border)  # (B, C1, h*N, w)
-        samples.add(rearrange(taps, "b c (h n) w -> (b h w) c n", n=layer.num_param))
-        patches.add(
-            rearrange(nn.functional.unfold(x, 3, padding=1, stride=layer.stride), "b (c k) l -> (b l) c k", k=9)
-        )
-
-    handles = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        for images in batches:
-            head_inputs(model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {layer: (samples.estimate(), patches.estimate()) for layer, (samples, patches) in moments.items()}
-
-
 def _prepared(
     model: nn.Module, layers: Sequence[AKConv], batches: Sequence[Tensor], recipe: Recipe, error: float
 ) -> torch.optim.Optimizer:
     """Make the layers' weights learnable in uncorrelated coordinates, and nothing else; return the optimizer."""
-    moments = _input_moments(model, layers, batches)
+    moments = input_moments(model, layers, batches)
     model.requires_grad_(False)
     groups = []
     for layer in layers:
@@ -209,7 +62,7 @@ def _prepared(
         scales = (bn.running_var + bn.eps).sqrt(), torch.ones_like(offset.bias)
         rates = recipe.weight_lr * error, recipe.field_lr * error
         for conv, second, scale, rate in zip((column, offset), moments[layer], scales, rates):
-            module = _Uncorrelated(second, scale).to(conv.weight.device)
+            module = Uncorrelated(second, scale).to(conv.weight.device)
             parametrize.register_parametrization(conv, "weight", module)
             groups.append({"params": [conv.parametrizations.weight.original], "lr": rate * len(second) ** -0.5})
         groups.append({"params": [bn.bias], "lr": rates[0] * float(bn.weight.square().mean().sqrt())})
@@ -282,7 +135,7 @@ def distill(
             with autocast(amp, device.type):
                 with torch.no_grad():
                     wanted = head_inputs(teacher, images)
-                loss = _distance(wanted, head_inputs(student, images), variances)
+                loss = map_distance(wanted, head_inputs(student, images), variances)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.step(optimizer)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ultralytics_akconv.conversion.calibration import capture
 from ultralytics_akconv.conversion.closed_form import interpolation
 from ultralytics_akconv.conversion.pairs import Pair
+from ultralytics_akconv.host import input_channels
 
 _SIDE, _COUNT = 320, 2
 _FALL = 1.3  # amplitude ~ 1 / frequency ** _FALL
@@ -46,7 +47,7 @@ class Expectation:
 
     @torch.no_grad()
     def __init__(self, source: nn.Module, pairs: Sequence[Pair]) -> None:
-        pictures = noise_pictures(source.yaml.get("channels", source.yaml.get("ch", 3)))
+        pictures = noise_pictures(input_channels(source))
         seen = capture(source, [pair.conv.conv for pair in pairs], pictures)
         self._inputs = {pair.name: x for pair, (x, _) in zip(pairs, seen)}
 

@@ -37,17 +37,17 @@ def image_files(data: str | Path, task: str) -> list[Path]:
         except Exception as error:  # the host raises a kind of its own for each thing that may be wrong
             raise FileNotFoundError(f"no calibration images at data={str(data)!r}: {error}") from error
         train = dataset["train"]
-        roots = [Path(root) for root in (train if isinstance(train, (list, tuple)) else [train])]
-    files = split_files(roots)
+        roots = train if isinstance(train, (list, tuple)) else [train]
+    files = images_below(roots)
     if not files:
         raise FileNotFoundError(f"no calibration images at data={str(data)!r}: {', '.join(map(str, roots))} holds none")
     return files
 
 
-def split_files(roots: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the images of a split as a dataset's YAML names it: folders or lists of files, one or several; sorted."""
-    roots = [roots] if isinstance(roots, (str, Path)) else roots
-    return sorted({file for root in roots for file in _below(Path(root)) if file.suffix[1:].lower() in IMG_FORMATS})
+def images_below(roots: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the images of a split, sorted: of a folder, of a text file that lists them, or of several of both."""
+    roots = roots if isinstance(roots, (list, tuple)) else [roots]
+    return sorted({f for root in roots for f in _below(Path(root)) if f.suffix[1:].lower() in IMG_FORMATS})
 
 
 def _below(root: Path) -> Iterator[Path]:

@@ -13,7 +13,8 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from ultralytics_akconv.conversion.calibration import fit
-from ultralytics_akconv.conversion.distillation import Learned, distill, head_error, map_variances
+from ultralytics_akconv.conversion.distances import head_error, map_variances
+from ultralytics_akconv.conversion.distillation import Learned, distill
 from ultralytics_akconv.conversion.images import CalibrationImages, image_files
 from ultralytics_akconv.conversion.pairs import Pair, solve_without_data
 from ultralytics_akconv.conversion.unlabelled import endless_batches, readable, seeded

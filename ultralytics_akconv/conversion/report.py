@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ultralytics_akconv.conversion.checkpoint import write_checkpoint
+from ultralytics_akconv.files import save_figure
 
 if TYPE_CHECKING:  # it needs the host's data room, which the host may be in the middle of importing
     from ultralytics_akconv.conversion.refinement import Refined
@@ -104,7 +105,8 @@ class Transfer:
             axis.tick_params(labelsize=7)
         for axis in bottom.get_axes()[count:]:
             axis.set_visible(False)
-        path = Path(file)
-        figure.savefig(path, dpi=120)
-        pyplot.close(figure)
-        return path
+        try:
+            save_figure(figure, file, dpi=120)
+        finally:
+            pyplot.close(figure)
+        return Path(file)

@@ -12,7 +12,7 @@ from ultralytics.data.utils import check_cls_dataset, check_det_dataset, img2lab
 
 from ultralytics_akconv.conversion.checkpoint import write_checkpoint
 from ultralytics_akconv.conversion.convert import training_side
-from ultralytics_akconv.conversion.images import split_files
+from ultralytics_akconv.conversion.images import images_below
 from ultralytics_akconv.conversion.report import Transfer
 
 _MEASURES = ("metrics/mAP50-95", "metrics/accuracy_top1")  # how the host's names of them begin
@@ -54,7 +54,7 @@ def _unlabelled(source: nn.Module, data: str | Path) -> str | None:
             return f"'{data}' is a folder of images"
         dataset = check_det_dataset(str(data))
         names = dataset["names"]
-        files = split_files(dataset["val"]) if dataset.get("val") else []
+        files = images_below(dataset["val"]) if dataset.get("val") else []
         if not any(Path(label).is_file() for label in img2label_paths([str(file) for file in files])):
             return f"the validation images of '{data}' have no labels"
     if len(names) != len(source.names):
