@@ -53,27 +53,35 @@ def state_of(model):
 # What learns, and what stays
 
 
-def test_the_new_layers_alone_learn_and_come_nearer_to_the_source(source, pictures):
-    before = {path: path.read_bytes() for path in sorted(pictures.rglob("*"))}
-    result = transfer(source, num_param=3, data=pictures, distill=16, **SMALL)
-    learned = result.refined.learned
-    assert learned.after < 0.95 * learned.before and 0 < learned.step <= learned.steps == 16
-    assert [step for step, _, _ in learned.curve] == [2, 4, 6, 8, 10, 12, 14, 16]
+def test_layers_that_were_spoilt_learn_together_what_the_source_does(source, pictures):
+    result = transfer(source, num_param=9)
+    for layer in layers_of(result.model):
+        weight = layer.conv.conv.weight
+        weight.data.mul_(1 + 0.2 * torch.randn(weight.shape))
+    before = state_of(result.model)
+    batches = list(CalibrationImages(image_files(pictures, "detect"), 8, 64, "detect"))
+    names = [layer.name for layer in result.layers]
+    learned = distill(result.model, result.source, names, iter(batches * 6), batches, 12, torch.device("cpu"))
+    assert learned.after < 0.8 * learned.before and 0 < learned.step <= learned.steps == 12
+    assert [step for step, _, _ in learned.curve] == [2, 3, 5, 6, 8, 9, 11, 12]
     assert learned.after == min(error for _, _, error in learned.curve)
+    variances = map_variances(result.source, batches)
+    assert head_error(result.source, result.model, batches, variances) == pytest.approx(learned.after, rel=1e-3)
+    changed = {key for key, value in result.model.state_dict().items() if not torch.equal(before[key], value)}
+    expected = {f"{name}.{key}" for name in names for key in ("conv.conv.weight", "conv.bn.bias", "p_conv.bias")}
+    assert changed == expected
+    assert not any(parametrize.is_parametrized(module) for module in result.model.modules())
+    assert not result.model.training and all(p.requires_grad for p in result.model.parameters())
+
+
+def test_every_tensor_outside_the_new_layers_stays_and_nothing_lies_beside_the_images(source, pictures):
+    before = {path: path.read_bytes() for path in sorted(pictures.rglob("*"))}
+    result = transfer(source, num_param=3, data=pictures, distill=2, **SMALL)
     names = tuple(f"{layer.name}." for layer in result.layers)
     for key, value in source.state_dict().items():
         if not key.startswith(names):
             assert torch.equal(result.model.state_dict()[key], value), key
-    for layer in layers_of(result.model):
-        assert layer.p_conv.weight.any()
-        assert not any(parametrize.is_parametrized(module) for module in layer.modules())
-    assert not result.model.training and all(p.requires_grad for p in result.model.parameters())
-    statistics = [
-        (layer.conv.bn, source.get_submodule(part.name).bn)
-        for layer, part in zip(layers_of(result.model), result.layers)
-    ]
-    assert all(torch.equal(ours.running_var, theirs.running_var) for ours, theirs in statistics)
-    assert {path: path.read_bytes() for path in sorted(pictures.rglob("*"))} == before  # nothing lies beside them
+    assert {path: path.read_bytes() for path in sorted(pictures.rglob("*"))} == before
 
 
 def test_the_error_in_the_report_is_the_one_of_the_model_it_returns(source, pictures):
@@ -298,4 +306,4 @@ def test_the_command_says_why_it_measures_nothing(checkpoint, pictures, mini_dat
 def test_the_command_refuses_steps_that_are_none(steps, message, checkpoint, pictures, tmp_path, capsys):
     command = ["convert", str(checkpoint), "--data", str(pictures), f"--distill={steps}", "-o", str(tmp_path / "o.pt")]
     assert main(command) == 1
-    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert message in capsys.readouterr().err and not (tmp_path / "o.pt").exists()

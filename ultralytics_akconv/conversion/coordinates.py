@@ -84,19 +84,14 @@ class Moments:
 
 
 @torch.no_grad()
-def input_moments(
-    model: nn.Module, layers: Sequence[AKConv], batches: Iterable[Tensor]
-) -> dict[AKConv, tuple[Tensor, Tensor]]:
-    """Return for each layer the second moments of its samples and of what its offset branch reads."""
-    moments = {layer: (Moments(), Moments()) for layer in layers}
+def input_moments(model: nn.Module, layers: Sequence[AKConv], batches: Iterable[Tensor]) -> dict[AKConv, Tensor]:
+    """Return for each layer the second moments of its samples (N*C1, N*C1)."""
+    moments = {layer: Moments() for layer in layers}
 
     def add(layer: AKConv, args: tuple, output: Tensor) -> None:
-        x, (samples, patches) = args[0], moments[layer]
+        x = args[0]
         taps = resample(x, layer.offsets(x), layer.points, layer.stride, layer.border)  # (B, C1, h*N, w)
-        samples.add(rearrange(taps, "b c (h n) w -> (b h w) c n", n=layer.num_param))
-        patches.add(
-            rearrange(nn.functional.unfold(x, 3, padding=1, stride=layer.stride), "b (c k) l -> (b l) c k", k=9)
-        )
+        moments[layer].add(rearrange(taps, "b c (h n) w -> (b h w) c n", n=layer.num_param))
 
     handles = [layer.register_forward_hook(add) for layer in layers]
     try:
@@ -105,4 +100,4 @@ def input_moments(
     finally:
         for handle in handles:
             handle.remove()
-    return {layer: (samples.estimate(), patches.estimate()) for layer, (samples, patches) in moments.items()}
+    return {layer: each.estimate() for layer, each in moments.items()}
