@@ -17,7 +17,7 @@ from ultralytics.nn import tasks
 from ultralytics_akconv.conversion.budget import Budget, choose
 from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
 from ultralytics_akconv.conversion.expectation import Expectation
-from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, solve_without_data
+from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, solve_without_data, taps_of
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
 from ultralytics_akconv.host import built_like, input_channels
@@ -214,10 +214,7 @@ def _filled(model: nn.Module, source: nn.Module) -> Transfer:
             setattr(model, name, deepcopy(value))
     model.eval()
     expectation = Expectation(source, pairs)
-    reports = [
-        _report(pair, prior.taps.tolist(), expectation.error(pair, prior.taps, prior.weight))
-        for pair, prior in zip(pairs, priors)
-    ]
+    reports = [_report(pair, expectation.error(pair, prior.taps, prior.weight)) for pair, prior in zip(pairs, priors)]
     return Transfer(model, source, tuple(reports))
 
 
@@ -237,8 +234,12 @@ def _refined(
     source = result.source
     side, task = imgsz or training_side(source), getattr(source, "task", "detect")
     what = Images(data, images, side, task, input_channels(source), distill, device, seed)
-    done = refine(result.model, source, find_all_pairs(result.model, source), what)
-    layers = [replace(layer, prior=prior, fitted=fitted) for layer, (prior, fitted) in zip(result.layers, done.layers)]
+    pairs = find_all_pairs(result.model, source)
+    done = refine(result.model, source, pairs, what)
+    layers = [
+        replace(layer, taps=taps_of(pair.akconv), prior=prior, fitted=fitted)
+        for layer, pair, (prior, fitted) in zip(result.layers, pairs, done.layers)
+    ]
     return replace(result, layers=tuple(layers), refined=done)
 
 
@@ -279,10 +280,15 @@ def _check_same(wanted: dict[str, Any], given: dict[str, Any]) -> None:
         )
 
 
-def _report(pair: Pair, taps: list[list[float]], expected: float) -> LayerReport:
+def _report(pair: Pair, expected: float) -> LayerReport:
     """Return the report of a layer converted without data."""
     akconv = pair.akconv
-    places = tuple((row, col) for row, col in taps)
     return LayerReport(
-        pair.name, akconv.in_channels, akconv.out_channels, akconv.stride, akconv.num_param, places, expected
+        pair.name,
+        akconv.in_channels,
+        akconv.out_channels,
+        akconv.stride,
+        akconv.num_param,
+        taps_of(akconv),
+        expected,
     )

@@ -123,6 +123,12 @@ def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tenso
     return state
 
 
+def taps_of(akconv: AKConv) -> tuple[tuple[float, float], ...]:
+    """Return where an AKConv whose offset weights are zero reads, (row, col) from the output pixel's anchor."""
+    rows, cols = akconv.p_conv.bias.detach().cpu().view(2, -1).tolist()
+    return tuple((row + y, col + x) for (row, col), y, x in zip(akconv.points, rows, cols))
+
+
 def converted_tensors(model: nn.Module, source: nn.Module) -> tuple[dict[str, Tensor], list[Pair]]:
     """Return the data-free state of every AKConv of `model` that has a Conv in `source`, and these pairs."""
     pairs, _ = find_pairs(model, source)

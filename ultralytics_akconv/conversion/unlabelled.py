@@ -40,6 +40,7 @@ class UnlabelledImages(BaseDataset):
     def __init__(self, files: Sequence[Path], imgsz: int, channels: int = 3) -> None:
         self.files = [str(file) for file in files]
         self.data: dict[str, Any] = {"channels": channels}  # the host's transforms look keypoints up here
+        self.use_keypoints = self.use_segments = self.use_obb = False
         hyp = copy(DEFAULT_CFG)
         vars(hyp).update(dict.fromkeys(_OFF, 0.0), **_LIGHT)
         options = {} if channels == 3 else {"channels": channels}  # older releases know three alone
@@ -127,8 +128,14 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def readable(files: Sequence[Path]) -> list[Path]:
-    """Return the files that hold an image, and warn of the others."""
+    """Return the files that hold an image, and warn of the others.
+
+    Raises:
+        FileNotFoundError: If none does.
+    """
     good = [file for file in files if _is_image(file)]
+    if not good:
+        raise FileNotFoundError(f"none of the {len(files)} images to learn from can be read, first '{files[0]}'")
     if len(good) < len(files):
         bad = [file for file in files if file not in set(good)]
         LOGGER.warning(f"AKConv: {len(bad)} of {len(files)} images cannot be read and are left out, first {bad[0]}")
