@@ -108,10 +108,8 @@ _state = {"unregistered": False}
 
 def _wait_at_use(tasks):
     """Have the first use of the host wait for the import that is under way, which registers at its end."""
-    try:
-        callbacks = __import__(
-            "ultralytics.utils.callbacks", fromlist=["callbacks"]
-        )  # asked by every model, first of all
+    try:  # every model asks it first of all
+        callbacks = __import__(CALLBACKS, fromlist=["callbacks"])
     except ImportError:
         callbacks = None  # not the host we know
     for owner, name in ((callbacks, "get_default_callbacks"), (tasks, "check_yaml"), (tasks, "parse_model")):
