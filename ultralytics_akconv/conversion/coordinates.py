@@ -84,14 +84,19 @@ class Moments:
 
 
 @torch.no_grad()
-def input_moments(model: nn.Module, layers: Sequence[AKConv], batches: Iterable[Tensor]) -> dict[AKConv, Tensor]:
-    """Return for each layer the second moments of its samples (N*C1, N*C1)."""
-    moments = {layer: Moments() for layer in layers}
+def input_moments(
+    model: nn.Module, layers: Sequence[AKConv], batches: Iterable[Tensor]
+) -> dict[AKConv, tuple[Tensor, Tensor]]:
+    """Return for each layer the second moments of its samples (N*C1 squared) and of what its offsets read (9*C1)."""
+    moments = {layer: (Moments(), Moments()) for layer in layers}
 
     def add(layer: AKConv, args: tuple, output: Tensor) -> None:
-        x = args[0]
+        x, (samples, patches) = args[0], moments[layer]
         taps = resample(x, layer.offsets(x), layer.points, layer.stride, layer.border)  # (B, C1, h*N, w)
-        moments[layer].add(rearrange(taps, "b c (h n) w -> (b h w) c n", n=layer.num_param))
+        samples.add(rearrange(taps, "b c (h n) w -> (b h w) c n", n=layer.num_param))
+        patches.add(
+            rearrange(nn.functional.unfold(x, 3, padding=1, stride=layer.stride), "b (c k) l -> (b l) c k", k=9)
+        )
 
     handles = [layer.register_forward_hook(add) for layer in layers]
     try:
@@ -100,4 +105,4 @@ def input_moments(model: nn.Module, layers: Sequence[AKConv], batches: Iterable[
     finally:
         for handle in handles:
             handle.remove()
-    return {layer: each.estimate() for layer, each in moments.items()}
+    return {layer: (samples.estimate(), patches.estimate()) for layer, (samples, patches) in moments.items()}

@@ -4,7 +4,7 @@
 Least squares solves each layer by itself; what five or three points cannot do, it leaves to the layers after it as an
 error. Here all AKConv layers are moved at once so that the maps which the head reads come near to the source model's.
 Nothing else moves: every other tensor stays bit-equal and all layers stay in eval mode. Of an AKConv the weights, the
-BatchNorm's shift and the places of the taps learn; the offsets stay the same at every pixel, to learn from there.
+BatchNorm's shift and the offsets learn, which may then depend on the image.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Recipe:
 
     weight_lr: float = 0.015  # by how much of its spread a layer's output moves in a step, times the error at the start
     offset_lr: float = 0.015  # by how many pixels a tap moves in a step, times that error
+    field_lr: float = 0.005  # by how many the part of it that depends on the image moves
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: float = 0.1  # of the steps; then half a cosine down to zero
 
@@ -56,17 +57,17 @@ def _prepared(
     model.requires_grad_(False)
     groups = []
     for layer in layers:
-        conv, bn = layer.conv.conv, layer.conv.bn
+        column, offset, bn = layer.conv.conv, layer.p_conv, layer.conv.bn
         # Adam moves each coordinate by its learning rate. So one is chosen for what comes out: shares of what the
         # BatchNorm takes for a channel's spread, and pixels.
-        module = Uncorrelated(moments[layer], (bn.running_var + bn.eps).sqrt()).to(conv.weight.device)
-        parametrize.register_parametrization(conv, "weight", module)
-        rate = recipe.weight_lr * error
-        groups += [
-            {"params": [conv.parametrizations.weight.original], "lr": rate * len(moments[layer]) ** -0.5},
-            {"params": [bn.bias], "lr": rate * float(bn.weight.square().mean().sqrt())},
-            {"params": [layer.p_conv.bias], "lr": recipe.offset_lr * error},
-        ]
+        scales = (bn.running_var + bn.eps).sqrt(), torch.ones_like(offset.bias)
+        rates = recipe.weight_lr * error, recipe.field_lr * error
+        for conv, second, scale, rate in zip((column, offset), moments[layer], scales, rates):
+            module = Uncorrelated(second, scale).to(conv.weight.device)
+            parametrize.register_parametrization(conv, "weight", module)
+            groups.append({"params": [conv.parametrizations.weight.original], "lr": rate * len(second) ** -0.5})
+        groups.append({"params": [bn.bias], "lr": rates[0] * float(bn.weight.square().mean().sqrt())})
+        groups.append({"params": [offset.bias], "lr": recipe.offset_lr * error})
     for group in groups:
         for parameter in group["params"]:
             parameter.requires_grad_(True)
@@ -77,6 +78,7 @@ def _learnt(layers: Sequence[AKConv]) -> list[dict[str, Tensor]]:
     """Return a copy of what the layers have learned, by the names of their state dicts."""
     return [
         {
+            "p_conv.weight": layer.p_conv.weight.detach().clone(),
             "p_conv.bias": layer.p_conv.bias.detach().clone(),
             "conv.conv.weight": layer.conv.conv.weight.detach().clone(),
             "conv.bn.bias": layer.conv.bn.bias.detach().clone(),

@@ -124,7 +124,7 @@ def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tenso
 
 
 def taps_of(akconv: AKConv) -> tuple[tuple[float, float], ...]:
-    """Return where an AKConv whose offset weights are zero reads, (row, col) from the output pixel's anchor."""
+    """Return where an AKConv reads as far as it does not depend on the image, (row, col) from the pixel's anchor."""
     rows, cols = akconv.p_conv.bias.detach().cpu().view(2, -1).tolist()
     return tuple((row + y, col + x) for (row, col), y, x in zip(akconv.points, rows, cols))
 
