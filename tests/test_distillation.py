@@ -16,13 +16,16 @@ from torch.nn.utils import parametrize
 from ultralytics import YOLO
 from ultralytics.utils import LOGGER
 
-from ultralytics_akconv import transfer
+from ultralytics_akconv import akconv2d, transfer
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.conversion import distillation, refinement
+from ultralytics_akconv.conversion.calibration import capture
 from ultralytics_akconv.conversion.coordinates import Uncorrelated
 from ultralytics_akconv.conversion.distances import head_error, head_inputs, map_variances
 from ultralytics_akconv.conversion.distillation import Recipe, distill
+from ultralytics_akconv.conversion.expectation import noise_pictures
 from ultralytics_akconv.conversion.images import CalibrationImages, image_files
+from ultralytics_akconv.conversion.pairs import find_pairs
 from ultralytics_akconv.conversion.unlabelled import UnlabelledImages, endless_batches, seeded
 
 SMALL = {"images": 4, "imgsz": 64, "device": "cpu"}
@@ -165,6 +168,22 @@ def test_a_source_on_another_device_and_in_half_precision_learns_too(source, pic
     result = transfer(moved, num_param=3, data=pictures, distill=2, images=4, imgsz=64, device=str(device))
     assert {value.device.type for value in result.model.state_dict().values()} == {"cpu"}
     assert next(moved.parameters()).device.type == device.type and next(moved.parameters()).dtype == torch.float16
+
+
+def test_the_error_to_expect_is_the_one_that_the_new_layer_has_on_the_same_pictures(source):
+    result = transfer(source, num_param=4)
+    pairs, _ = find_pairs(result.model, result.source)
+    pictures = noise_pictures(3)
+    assert pictures.min() >= 0 and pictures.max() <= 1 and torch.equal(pictures, noise_pictures(3))
+    for pair, layer in zip(pairs[:2], result.layers):
+        ((x, wanted),) = capture(result.source, [pair.conv.conv], pictures)
+        akconv = pair.akconv
+        with torch.no_grad():
+            offsets = akconv.offsets(x)
+            got = akconv2d(x, offsets, akconv.conv.conv.weight, akconv.points, None, akconv.stride, akconv.border)
+        gain = pair.gain.float()[:, None, None]
+        lost, whole = ((gain * each).var((0, 2, 3)).sum() for each in (got - wanted, wanted))
+        assert float((lost / whole).sqrt()) == pytest.approx(layer.expected, rel=1e-3)
 
 
 # Images
