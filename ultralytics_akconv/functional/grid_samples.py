@@ -34,7 +34,6 @@ class GridPlaces(torch.autograd.Function):
         ctx: Any, offset: Tensor, base: Base, size: tuple[int, int], border: str, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Compute both; a NaN offset makes both NaN, since `grid_sample` would read some pixel there."""
-        b, both, h, w = offset.shape
         reach = min(REACH, torch.finfo(offset.dtype).max)
         place = _by_axis(offset.clamp(-reach, reach))  # (B, h, N, w, 2)
         place = place.to(dtype, memory_format=torch.contiguous_format, copy=True)
@@ -43,17 +42,17 @@ class GridPlaces(torch.autograd.Function):
         floor = place.floor()
         place -= floor
         floor += torch.stack(torch.broadcast_tensors(base.row, base.col), -1)  # (h, N, w, 2)
-        outside = torch.empty(place.shape, dtype=torch.bool, device=place.device)
         for axis, side in enumerate(size):
             little = _ROUNDING * torch.finfo(dtype).eps * side
             grid = place[..., axis]
             torch.add(floor[..., axis], grid, alpha=1 - 2 * little, out=grid)
             # align_corners=False: nothing is divided by H - 1, so that a map of size 1 is like any other.
             torch.add(torch.tensor((1 + 2 * little) / side - 1, dtype=dtype), grid, alpha=2 / side, out=grid)
-            torch.gt(grid.abs(), 1 - 1 / side, out=outside[..., axis])
         factor = place.sum(-1)
         if border == "paper":
-            factor = outside.sum(-1, dtype=dtype).exp2_().add_(factor, alpha=0)
+            outside = (place[..., axis].abs() > 1 - 1 / side for axis, side in enumerate(size))
+            row, col = (1 + axis.view(torch.uint8) for axis in outside)  # 2 where both pixels are one
+            factor = torch.add(row * col, factor, alpha=0)
         else:
             factor = factor.mul_(0).add_(1)
         ctx.save_for_backward(place)

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from ultralytics_akconv.functional.kernels import KERNEL_DTYPES, kernel_status
 from ultralytics_akconv.functional.tracing import is_traced
 
-# Name -> what it is: "bags" is fast on a CPU, "kernels" on a GPU, "grid" on a GPU without Triton; "gather" always works.
+# "bags" is fast on a CPU, "kernels" on a GPU, "grid" on a GPU without Triton; "gather" works everywhere.
 PATHS = ("bags", "kernels", "grid", "gather")
 # A variable of the process and not of a context: a backward pass on a GPU runs in threads of its own.
 _forced: str | None = None

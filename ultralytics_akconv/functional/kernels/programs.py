@@ -102,7 +102,7 @@ def sample_gradient_program(
     C: tl.constexpr, N: tl.constexpr, BORDER: tl.constexpr, BETWEEN: tl.constexpr, ACC: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_X: tl.constexpr, BY_OFFSET: tl.constexpr,
 ):  # fmt: skip
-    """Write, for a block of samples, the gradient by the offsets and what `pixel_gradient_program` needs: cells and weights.
+    """Write the gradient by the offsets of a block of samples, and the cells and weights that the pixels will need.
 
     The cell of a sample is the pixel that is low on both axes. Off a map of zeros a sample has none, and comes last.
     """

@@ -124,8 +124,8 @@ def _sample_gradient(
     if not x.is_meta:
         grid, sizes, constants = _settings(x, offset, base, border)
         _launch(
-            "sample_gradient_program", grid, x, x, offset, *_tables(base), grad, grad_offset, cells, weights, len(x), *sizes,
-            BY_X=by_x, BY_OFFSET=by_offset, **constants,
+            "sample_gradient_program", grid, x, x, offset, *_tables(base), grad, grad_offset, cells, weights, len(x),
+            *sizes, BY_X=by_x, BY_OFFSET=by_offset, **constants,
         )  # fmt: skip
     return grad_offset, cells, weights
 
