@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The ways to compute the samples, for tests that hold all of them to the same."""
 
+import importlib.util
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from ultralytics_akconv import resample
-from ultralytics_akconv.functional import using_path
+from ultralytics_akconv.functional import PATHS, using_path
 from ultralytics_akconv.functional.forms.gathers import OUTER
 from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.taps import base_positions, position_dtype
@@ -56,6 +57,12 @@ LAYOUTS = {
     "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
     "batch of a larger one": lambda x: torch.cat((x, x + 1), 1)[:, : x.shape[1]],
 }
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed: its wheels are for Linux"
+)
+paths = pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=needs_triton if path == "kernels" else ()) for path in PATHS]
+)
 sample_forms = pytest.mark.parametrize("sample", SAMPLE_FORMS.values(), ids=SAMPLE_FORMS)
 borders = pytest.mark.parametrize("border", BORDERS)
 

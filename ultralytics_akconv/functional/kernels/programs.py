@@ -115,18 +115,19 @@ def sample_gradient_program(
     )
     sample = image * count + m
     if BY_X:
-        # Where both pixels of an axis are one, the low one has the weight of both.
+        # Where both pixels of an axis are one, the low one has the weight of both. Zeros are put in last: times NaN
+        # they would be none.
         r0, c0 = tl.where(rl == rh, rlw + rhw, rlw), tl.where(cl == ch, clw + chw, clw)
-        r1, c1 = tl.where(rl == rh, 0.0, rhw), tl.where(cl == ch, 0.0, chw)
-        cell = (image * height + rl) * width + cl
-        nowhere = ((r0 == 0) & (r1 == 0)) | ((c0 == 0) & (c1 == 0))
-        cell = tl.where(nowhere, images.to(tl.int64) * height * width, cell)
+        w00, w01, w10 = r0 * c0, tl.where(cl == ch, 0.0, r0 * chw), tl.where(rl == rh, 0.0, rhw * c0)
+        w11 = tl.where((rl == rh) | (cl == ch), 0.0, rhw * chw)
+        nowhere = (w00 == 0) & (w01 == 0) & (w10 == 0) & (w11 == 0)
+        cell = tl.where(nowhere, images.to(tl.int64) * height * width, (image * height + rl) * width + cl)
         tl.store(cells + sample, cell.to(cells.dtype.element_ty), mask=there)
         total = images.to(tl.int64) * count
-        tl.store(weights + sample, r0 * c0, mask=there)
-        tl.store(weights + total + sample, r0 * c1, mask=there)
-        tl.store(weights + 2 * total + sample, r1 * c0, mask=there)
-        tl.store(weights + 3 * total + sample, r1 * c1, mask=there)
+        tl.store(weights + sample, w00, mask=there)
+        tl.store(weights + total + sample, w01, mask=there)
+        tl.store(weights + 2 * total + sample, w10, mask=there)
+        tl.store(weights + 3 * total + sample, w11, mask=there)
     if BY_OFFSET:
         x += image * height * width * C
         p00, p01 = (rl * width + cl).to(tl.int64)[:, None] * C, (rl * width + ch).to(tl.int64)[:, None] * C

@@ -102,7 +102,7 @@ def _sample(x: Tensor, offset: Tensor, points: list[float], stride: int, border:
     """Return the samples (B, h, N, w, C) of a channels_last map."""
     h, w = offset.shape[2:]
     samples = _empty((len(x), h, len(points) // 2, w, x.shape[1]), x.dtype, x.device)
-    if not x.is_meta:
+    if samples.numel() and not x.is_meta:
         grid, arguments, constants = _settings(x, offset, points, stride, border)
         _launch("sample_program", grid, x, *arguments, samples, **constants)
     return samples
@@ -126,7 +126,7 @@ def _sample_gradient(
     grad_offset = torch.empty_like(offset) if by_offset else offset.new_empty(0)
     cells = _empty((count if by_x else 0,), torch.int32 if pixels < 2**31 else torch.int64, x.device)
     weights = _empty((4, len(cells)), _accumulator(x, offset), x.device)
-    if not x.is_meta:
+    if grad.numel() and not x.is_meta:
         grid, arguments, constants = _settings(x, offset, points, stride, border)
         constants.update(BY_X=by_x, BY_OFFSET=by_offset)
         _launch("sample_gradient_program", grid, x, *arguments, grad, grad_offset, cells, weights, len(x), **constants)
@@ -137,7 +137,7 @@ def _pixel_gradient(grad: Tensor, weights: Tensor, order: Tensor, starts: Tensor
     """Return the gradient by the input, (B, C, H, W) channels_last in the dtype of `like`."""
     b, c, height, width = like.shape
     pixels = _empty((b, height, width, c), like.dtype, like.device)
-    if not like.is_meta:
+    if like.numel() and not like.is_meta:
         block_m, block_c = _blocks(_PIXELS, c)
         grid = b * -(-height * width // block_m), -(-c // block_c)
         _launch(
@@ -167,7 +167,7 @@ def _is_dense(offset: Tensor) -> bool:
 
 
 class KernelSamples(torch.autograd.Function):
-    """Samples (B, C, h*N, w), channels_last, of `x` (B, C, H, W) and `offset` (B, 2N, h, w); neither is empty."""
+    """Samples (B, C, h*N, w), channels_last, of `x` (B, C, H, W) and `offset` (B, 2N, h, w)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
