@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Compiles the kernels for graphics cards that are not there: `python compiled_kernels.py ARCHITECTURES DTYPES CHANNELS`.
+"""Compiles the kernels for cards that are not there: `python compiled_kernels.py ARCHITECTURES DTYPES CHANNELS`.
 
 Triton brings what assembles and what reads it. Prints, as JSON, for every program its registers and bytes spilled.
 """
