@@ -167,6 +167,15 @@ def fresh(tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """The folder of checkpoints that a copy of Ultralytics with AKConv pasted into it has left; see `fork.py`."""
+    folder = tmp_path_factory.mktemp("forks")
+    done = run_clean(folder, [sys.executable, ROOT / "tests/fork.py", folder], timeout=600, ULTRALYTICS_AKCONV=0)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def copy_mini_dataset(folder):
     """Copy the bundled dataset to `folder` and return a data YAML that names the copy (labels caches lie beside it)."""
     source = ROOT / "cfg/datasets/akconv-mini"

@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "files": set(),
     "host": set(),
     "functional": {"shapes"},
-    "modules": {"functional", "shapes"},
+    "blocks": set(),
+    "modules": {"blocks", "functional", "shapes"},
+    "forks": {"blocks", "conversion", "modules", "shapes"},
     "grafting": {"configs", "files", "modules", "shapes"},
     "opening": set(),
     "conversion": {"configs", "files", "functional", "grafting", "host", "modules", "opening", "shapes"},
@@ -37,6 +39,7 @@ MAY_IMPORT = {
     "plugin": {"callbacks", "configs", "conversion", "exports", "grafting", "modules", "ultralytics_akconv_startup"},
     "__init__": {
         "host",
+        "forks",
         "functional",
         "grafting",
         "modules",
@@ -47,8 +50,8 @@ MAY_IMPORT = {
     },
 }
 PUBLIC = {
-    "BLOCKS", "SHAPES", "AKConv", "LDConv", "__version__", "akconv2d", "from_published", "graft", "register",
-    "resample", "sampling_points", "sampling_positions", "transfer", "unregister", "write_checkpoint",
+    "BLOCKS", "SHAPES", "AKConv", "LDConv", "__version__", "akconv2d", "from_fork", "from_published", "graft",
+    "register", "resample", "sampling_points", "sampling_positions", "transfer", "unregister", "write_checkpoint",
 }  # fmt: skip
 
 
