@@ -12,7 +12,7 @@ from pathlib import Path
 from ultralytics_akconv.cli.arguments import HOST_ARGUMENTS_HELP, add_data, settings_text
 from ultralytics_akconv.datasets import find_data
 from ultralytics_akconv.evaluation import evaluate
-from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, run_sweep
+from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, read_arm, run_sweep
 
 
 def add_train(subparsers: argparse._SubParsersAction) -> None:
@@ -21,6 +21,11 @@ def add_train(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", nargs="+", default=["yolov8n.yaml"], help="models without AKConv")
     parser.add_argument("--num-param", type=int, nargs="*", default=[3, 5, 9], metavar="N")
     parser.add_argument("--shape", nargs="+", default=["default"], metavar="SHAPE")
+    parser.add_argument(
+        "--arm", action="append", default=[], metavar="'KEY=VALUE ...'",
+        help="a further arm of each model, may be repeated: num_param, shape, where, border, origin as of `graft`, and "
+        "arguments of Ultralytics of its own; freeze=offsets leaves the offsets as they start",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--no-baseline", action="store_true", help="leave out the models without AKConv")
     parser.add_argument("--split", default="val", help="split on which the best epoch is evaluated (default val)")
@@ -63,6 +68,7 @@ def _run_train(options: argparse.Namespace) -> None:
         not options.no_baseline,
         options.split,
         arguments,
+        [read_arm(text) for text in options.arm],
     )
     if options.dry_run:
         print("\n".join(cell.name for cell in plan.cells()))

@@ -15,6 +15,7 @@ import torch
 
 from ultralytics_akconv.benchmark.measurements import machine
 from ultralytics_akconv.files import save_figure, write_whole
+from ultralytics_akconv.sweep.arms import Arm
 from ultralytics_akconv.sweep.plan import PLAN, Cell, Plan, read_state, write_json
 
 SCORES = ("AP50", "AP75", "AP", "APS", "APM", "APL", "precision", "recall", "mAP50", "mAP")
@@ -48,11 +49,11 @@ def summary(done: dict[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
     """
     rows = []
     for name, results in _rows(done).items():
-        first = next(iter(results))
-        baseline = _rows(done).get(Cell(first.model, None, None, 0).row, {})
+        first = next(iter(results)).arm
+        baseline = _rows(done).get(Arm(first.model).name, {})
         reference = {cell.seed: result for cell, result in baseline.items()}
         row: dict[str, Any] = {"row": name, "model": first.model, "N": first.num_param, "shape": first.shape}
-        row |= {"seeds": len(results)} | {key: results[first][key] for key in ("parameters", "gflops")}
+        row |= {"seeds": len(results)} | {key: next(iter(results.values()))[key] for key in ("parameters", "gflops")}
         row["latency"] = statistics.median(result["latency"] for result in results.values())
         for score in SCORES:
             values = [result[score] for result in results.values() if result[score] is not None]
@@ -106,13 +107,14 @@ def _rows(done: dict[Cell, dict[str, Any]]) -> dict[str, dict[Cell, dict[str, An
     """Return the results by the line of the table they belong to."""
     rows: dict[str, dict[Cell, dict[str, Any]]] = {}
     for cell, result in done.items():
-        rows.setdefault(cell.row, {})[cell] = result
+        rows.setdefault(cell.arm.name, {})[cell] = result
     return rows
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
     """Return what tells a cell from others."""
-    return {"row": cell.row, "model": cell.model, "N": cell.num_param, "shape": cell.shape, "seed": cell.seed}
+    arm = cell.arm
+    return {"row": arm.name, "model": arm.model, "N": arm.num_param, "shape": arm.shape, "seed": cell.seed}
 
 
 def _round(seconds: float | None) -> float | None:

@@ -16,9 +16,9 @@ import torch
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
 from ultralytics_akconv.evaluation import evaluate, host_model
+from ultralytics_akconv.sweep.arms import OFFSETS, frozen
 from ultralytics_akconv.sweep.plan import STATE, Cell, Plan, read_state, write_json
 from ultralytics_akconv.sweep.results import write_report
-from ultralytics_akconv.sweep.settings import model_file
 
 _EVALUATION = ("imgsz", "batch", "device", "workers", "max_det", "conf", "iou", "classes", "single_cls")
 
@@ -62,7 +62,8 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
     start = time.monotonic()
     try:
         _train(plan, cell, state.parent)
-        settings = {key: plan.arguments[key] for key in _EVALUATION if key in plan.arguments}
+        arguments = {**plan.arguments, **dict(cell.arm.arguments)}
+        settings = {key: arguments[key] for key in _EVALUATION if key in arguments}
         best = state.parent / "train/weights/best.pt"
         result = asdict(evaluate(best, plan.data, plan.split, **settings))
     except Exception as error:  # whatever stops one cell, the rest goes on; the report tells it
@@ -77,15 +78,18 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
 
 def _train(plan: Plan, cell: Cell, folder: Path) -> None:
     """Train a cell in `folder`/train, from where a former training there stopped."""
-    epochs = plan.arguments.get("epochs", DEFAULT_CFG_DICT["epochs"])
+    arguments = {**plan.arguments, **dict(cell.arm.arguments)}
+    epochs = arguments.get("epochs", DEFAULT_CFG_DICT["epochs"])
     ended, checkpoint = what_is_left(folder / "train/weights", epochs)
     if ended:
         return
     if checkpoint is None:
         shutil.rmtree(folder / "train", ignore_errors=True)
     own = {"project": str(folder), "name": "train", "exist_ok": True, "seed": cell.seed, "resume": bool(checkpoint)}
-    model = checkpoint or model_file(cell.model, cell.num_param, cell.shape)
-    host_model(model).train(data=plan.data, **{"plots": False, **plan.arguments, **own})
+    model = host_model(checkpoint or cell.arm.file())
+    if arguments.get("freeze") == OFFSETS:
+        arguments["freeze"] = frozen(model.model)
+    model.train(data=plan.data, **{"plots": False, **arguments, **own})
 
 
 def what_is_left(weights: Path, epochs: int) -> tuple[bool, Path | None]:
