@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Cuts a detection dataset into square tiles: small objects count in them, and a training takes a minute on a CPU.
 
-Tiles lie side by side from the upper left; what is left of an image beyond the last whole tile is dropped. A box that
-the edge of a tile cuts is kept in every tile that holds at least `--keep` of its area, clipped to the tile. A tile
-stays in the split of its image. The same call on the same files writes the same files.
+Images are scaled by `--scale` first. Tiles lie side by side from the upper left; the last of a row or column is moved
+back to end with the image, over the one before. A box that the edge of a tile cuts is kept in every tile that holds at
+least `--keep` of its area, clipped to the tile. A tile stays in the split of its image. The same call on the same files
+writes the same files.
 
-    python scripts/cut_tiles.py bccd/data.yaml -o bccd-tiles --side 160
+    python scripts/cut_tiles.py bccd/data.yaml -o bccd-tiles --side 160 --scale 0.5
 """
 
 from __future__ import annotations
@@ -29,29 +30,45 @@ def tiles(image: np.ndarray, boxes: np.ndarray, side: int, keep: float) -> Itera
         boxes: Rows of class, x, y, w, h, of 0 to 1 of the image (n, 5); those yielded are of the tile.
         side: Side of a tile in pixels.
         keep: Share of a box's area that a tile must hold to keep it.
+
+    Raises:
+        ValueError: If the image is smaller than a tile.
     """
     height, width = image.shape[:2]
+    if min(height, width) < side:
+        raise ValueError(f"an image of {width} x {height} pixels holds no tile of {side}")
     centre, half = boxes[:, 1:3] * (width, height), boxes[:, 3:5] * (width, height) / 2
     first, last = centre - half, centre + half
     area = np.prod(last - first, axis=1)
-    for row in range(height // side):
-        for column in range(width // side):
-            corner = np.array([column, row]) * side
-            upper, lower = np.clip(first - corner, 0, side), np.clip(last - corner, 0, side)
+    for row, top in enumerate(_starts(height, side)):
+        for column, left in enumerate(_starts(width, side)):
+            upper, lower = (np.clip(corner - (left, top), 0, side) for corner in (first, last))
             held = np.prod(lower - upper, axis=1)
             kept = (held > 0) & (held >= keep * area)
             cut = np.hstack([boxes[:, :1], (upper + lower) / 2 / side, (lower - upper) / side])[kept]
-            pixels = image[row * side : (row + 1) * side, column * side : (column + 1) * side]
-            yield f"r{row}c{column}", pixels, cut
+            yield f"r{row}c{column}", image[top : top + side, left : left + side], cut
 
 
-def cut(data: str | Path, output: Path, side: int = 160, keep: float = 0.4, every: dict[str, int] | None = None) -> Path:
+def _starts(length: int, side: int) -> list[int]:
+    """Return where tiles of a side begin along a length."""
+    return [min(start, length - side) for start in range(0, length, side)]
+
+
+def cut(
+    data: str | Path,
+    output: Path,
+    side: int = 160,
+    scale: float = 1.0,
+    keep: float = 0.4,
+    every: dict[str, int] | None = None,
+) -> Path:
     """Write the tiles of all splits of a dataset and return their data YAML.
 
     Args:
         data: A data YAML of the host's form, with boxes for labels.
         output: A new folder.
         side: Side of a tile in pixels.
+        scale: What the sides of the images are multiplied by before the cut.
         keep: Share of a box's area that a tile must hold to keep it, 0 to 1.
         every: By split, n to take each n-th tile alone, in the order of file names; all tiles without it.
 
@@ -60,15 +77,21 @@ def cut(data: str | Path, output: Path, side: int = 160, keep: float = 0.4, ever
     """
     if output.exists():
         raise ValueError(f"{output} is in the way: remove it, or give another folder")
-    if side < 1 or not 0 <= keep <= 1 or any(n < 1 for n in (every or {}).values()):
-        raise ValueError(f"side and every must be 1 or more, keep 0 to 1; got {side}, {every}, {keep}")
+    every = every or {}
+    if side < 1 or scale <= 0 or not 0 <= keep <= 1 or any(n < 1 for n in every.values()):
+        got = f"{side}, {every}, {scale}, {keep}"
+        raise ValueError(f"side and every must be 1 or more, scale above 0, keep 0 to 1; got {got}")
     source = check_det_dataset(str(data))
     splits = [split for split in ("train", "val", "test") if source.get(split)]
+    unknown = sorted(set(every) - set(splits))
+    if unknown:
+        raise ValueError(f"there is no split {', '.join(unknown)} in {data}: {', '.join(splits)}")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as folder:  # gone if it fails
         staging = Path(folder) / "tiles"
         for split in splits:
-            _cut_split(source[split], staging, split, side, keep, (every or {}).get(split, 1))
+            folders = source[split] if isinstance(source[split], list) else [source[split]]
+            _cut_split(folders, staging, split, (side, scale, keep), every.get(split, 1))
         content = {**{split: f"images/{split}" for split in splits}, "names": source["names"]}
         text = yaml.safe_dump(content, sort_keys=False)  # no path: the host takes the folder of the file
         (staging / "data.yaml").write_text(text, "utf-8")
@@ -76,9 +99,11 @@ def cut(data: str | Path, output: Path, side: int = 160, keep: float = 0.4, ever
     return output / "data.yaml"
 
 
-def _cut_split(images: str, staging: Path, split: str, side: int, keep: float, every: int) -> None:
+def _cut_split(folders: list[str], staging: Path, split: str, how: tuple[int, float, float], every: int) -> None:
     """Write each `every`-th tile of the images of a split."""
-    files = sorted(file for file in Path(images).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
+    side, scale, keep = how
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*"))]
+    files = [file for file in files if file.suffix[1:].lower() in IMG_FORMATS]
     pictures, labels = staging / "images" / split, staging / "labels" / split
     pictures.mkdir(parents=True)
     labels.mkdir(parents=True)
@@ -87,6 +112,7 @@ def _cut_split(images: str, staging: Path, split: str, side: int, keep: float, e
         image = cv2.imread(str(file))
         if image is None:
             raise ValueError(f"'{file}' cannot be read as an image")
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale != 1 else image
         for name, pixels, boxes in tiles(image, _boxes(Path(label)), side, keep):
             if number % every == 0:
                 cv2.imwrite(str(pictures / f"{file.stem}-{name}.png"), pixels)
@@ -109,6 +135,7 @@ def main() -> None:
     parser.add_argument("data", help="dataset YAML")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument("--side", type=int, default=160, help="side of a tile in pixels (default 160)")
+    parser.add_argument("--scale", type=float, default=1.0, help="scale the images by this first (default 1)")
     parser.add_argument("--keep", type=float, default=0.4, help="share of a box that a tile must hold (default 0.4)")
     parser.add_argument(
         "--every",
@@ -119,7 +146,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     every = {split: int(n) for split, _, n in (item.partition("=") for item in options.every)}
-    print(f"wrote {cut(options.data, options.output, options.side, options.keep, every)}")
+    print(f"wrote {cut(options.data, options.output, options.side, options.scale, options.keep, every)}")
 
 
 if __name__ == "__main__":
