@@ -29,7 +29,11 @@ def add_train(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--no-baseline", action="store_true", help="leave out the models without AKConv")
     parser.add_argument("--split", default="val", help="split on which the best epoch is evaluated (default val)")
-    parser.add_argument("--engine", choices=ENGINES, default="serial")
+    parser.add_argument("--engine", choices=ENGINES, help="default serial, or processes with --jobs")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings side by side (default 1)")
+    parser.add_argument(
+        "--budget-minutes", type=float, metavar="M", help="begin no seed that would not end in this time"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the cells and their settings, run nothing")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="results; resumed if there")
 
@@ -74,7 +78,9 @@ def _run_train(options: argparse.Namespace) -> None:
         print("\n".join(cell.name for cell in plan.cells()))
         print(f"each: train data={data} {settings_text(arguments)}")
         return
-    failed = [name for name, status in run_sweep(plan, options.output, options.engine).items() if status != "done"]
+    engine = options.engine or ("serial" if options.jobs == 1 else "processes")
+    ended = run_sweep(plan, options.output, engine, options.budget_minutes, options.jobs)
+    failed = [name for name, status in ended.items() if status not in ("done", "waiting")]
     print((options.output / "table.md").read_text("utf-8"))
     if failed:
         raise ValueError(f"not all cells could be done, run again to try once more: {', '.join(failed)}")
