@@ -244,6 +244,30 @@ def test_a_budget_begins_no_seed_that_would_not_end_in_time(monkeypatch):
     assert list(run._within(cells, minutes=10)) == cells[:4]  # 250 s a seed: the third would end at 750 s
 
 
+@pytest.mark.slow
+def test_workers_end_with_the_command_however_that_ends(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    code = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from ultralytics_akconv.sweep.run import _end_with_parent
+context = multiprocessing.get_context("spawn")
+with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600).result()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=clean_environment(tmp_path), stdout=subprocess.PIPE, text=True
+    )
+    lines = iter(process.stdout.readline, "")  # the host may write of its settings before
+    worker = psutil.Process(next(int(line) for line in lines if line.strip().isdigit()))
+    assert worker.is_running()
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs([worker], timeout=60)
+    assert gone or alive[0].status() == psutil.STATUS_ZOMBIE  # where nobody collects orphans
+
+
 def test_the_arms_of_a_command_line_are_read():
     arm = read_arm("num_param=5 where=3,5 border=zeros lr0=0.1 freeze=offsets")
     assert arm == {"num_param": 5, "where": [3, 5], "border": "zeros", "lr0": 0.1, "freeze": "offsets"}
