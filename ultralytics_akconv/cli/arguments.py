@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ultralytics_akconv.datasets import NAMED
-
 HOST_ARGUMENTS_HELP = "Any argument of Ultralytics follows as key=value or --key value."
 WHERE_HELP = "downsample, backbone, neck, blocks, or layer indices: 3,5,7"
 
@@ -48,6 +46,8 @@ def script_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def host_command(mode: str, model: Any, data: str, settings: dict[str, Any]) -> str:
     """Return the host's command that does the same."""
+    from ultralytics_akconv.datasets import NAMED  # here alone: it imports the host's data rooms
+
     return f"yolo {mode} model={model} data={NAMED.get(data, data)} {settings_text(settings)}".rstrip()
 
 

@@ -1,38 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`akconv plot`."""
+"""`akconv plot shapes`, `offsets` and `training`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from ultralytics_akconv.ablation import ablate_offsets
-from ultralytics_akconv.cli.arguments import HOST_ARGUMENTS_HELP, shape
-from ultralytics_akconv.datasets import find_data
-from ultralytics_akconv.plots import (
-    GALLERY,
-    plot_ablation,
-    plot_field,
-    plot_histogram,
-    plot_offsets,
-    plot_shapes,
-    plot_training,
-)
+from ultralytics_akconv.cli.arguments import shape
+from ultralytics_akconv.plots import GALLERY, plot_field, plot_histogram, plot_offsets, plot_shapes, plot_training
 from ultralytics_akconv.shapes import ORIGINS, SHAPES
-from ultralytics_akconv.sweep import host_arguments
 
 
-def add_plot(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv plot` and its own commands."""
-    parser = subparsers.add_parser("plot", help="draw pictures")
-    pictures = parser.add_subparsers(title="pictures", required=True, metavar="WHAT")
-    for add in (_add_shapes, _add_offsets, _add_training, _add_ablation):
-        add(pictures)
-
-
-def _add_shapes(pictures: argparse._SubParsersAction) -> None:
-    """Add `akconv plot shapes`."""
-    parser = pictures.add_parser("shapes", help="initial sampling shapes")
+def add_shapes(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv plot shapes`."""
     parser.add_argument(
         "shape", nargs="?", type=shape, help=f"{', '.join(SHAPES)}, or [[row, col], ...] (default: all)"
     )
@@ -41,9 +21,8 @@ def _add_shapes(pictures: argparse._SubParsersAction) -> None:
     _add_common(parser, "shapes.png", _run_shapes)
 
 
-def _add_offsets(pictures: argparse._SubParsersAction) -> None:
-    """Add `akconv plot offsets`."""
-    parser = pictures.add_parser("offsets", help="where a model's AKConv layers read an image")
+def add_offsets(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv plot offsets`."""
     parser.add_argument("model", help="a checkpoint, or a model YAML for an untrained one")
     parser.add_argument("image", type=Path)
     parser.add_argument(
@@ -61,27 +40,10 @@ def _add_offsets(pictures: argparse._SubParsersAction) -> None:
     _add_common(parser, "offsets.png", _run_offsets)
 
 
-def _add_training(pictures: argparse._SubParsersAction) -> None:
-    """Add `akconv plot training`."""
-    parser = pictures.add_parser("training", help="how the offsets grew in a training")
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv plot training`."""
     parser.add_argument("folder", type=Path, metavar="run", help="the run's folder, or its results.csv")
     _add_common(parser, "training.png", _run_training)
-
-
-def _add_ablation(pictures: argparse._SubParsersAction) -> None:
-    """Add `akconv plot ablation`."""
-    parser = pictures.add_parser(
-        "ablation", help="what a trained model's offsets are worth: as learned, at their mean, and without them",
-        epilog=HOST_ARGUMENTS_HELP,
-    )  # fmt: skip
-    parser.add_argument("model", help="a checkpoint")
-    parser.add_argument("data", help="coco, voc, visdrone, a dataset YAML or a dataset's folder")
-    parser.add_argument("--split", default="val", help="what is evaluated (default val)")
-    parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels (default 640)")
-    parser.add_argument("--images", type=int, default=64, help="training images that the means are over (default 64)")
-    parser.add_argument("--score", help="the score drawn (default AP by COCO rules, otherwise mAP)")
-    _add_common(parser, "ablation.png", _run_ablation)
-    parser.set_defaults(host_arguments=[])
 
 
 def _add_common(parser: argparse.ArgumentParser, output: str, run: object) -> None:
@@ -129,14 +91,6 @@ def _run_offsets(options: argparse.Namespace) -> None:
 def _run_training(options: argparse.Namespace) -> None:
     """Draw a training and say where."""
     _save(plot_training(options.folder, options.dark), options.output)
-
-
-def _run_ablation(options: argparse.Namespace) -> None:
-    """Evaluate three times, print the figures, draw them and say where."""
-    arguments = {"split": options.split, "imgsz": options.imgsz, **host_arguments(options.host_arguments)}
-    ablation = ablate_offsets(options.model, find_data(options.data), images=options.images, **arguments)
-    print(ablation.table())
-    _save(plot_ablation(ablation, options.score, options.dark), options.output)
 
 
 def _save(figure: object, output: Path) -> None:
