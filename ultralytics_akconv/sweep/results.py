@@ -23,6 +23,7 @@ from ultralytics_akconv.sweep.plan import PLAN, Cell, Plan, read_state, write_js
 
 SIZES = ("parameters", "gflops", "latency", "images")  # figures of a result that are no scores
 MAIN = ("AP", "AP50", "APS")  # the scores whose differences the table and the picture tell, where there are boxes
+_NAMED = 12  # trainings not finished that the table names
 _METRIC = "metrics/"  # of the host's columns, two or four a task's part; the last two are drawn
 
 
@@ -129,7 +130,8 @@ def table(plan: Plan, states: dict[Cell, dict[str, Any]], done: dict[Cell, dict[
     failed = [f"- {cell.name}: {state['error']}" for cell, state in states.items() if state["status"] == "failed"]
     missing = [cell.name for cell, state in states.items() if state["status"] in ("waiting", "running")]
     lines += ["", "Failed:", *failed] if failed else []
-    lines += ["", f"Not finished: {', '.join(missing)}"] if missing else []
+    more = f", and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    lines += ["", f"Not finished: {', '.join(missing[:_NAMED])}{more}"] if missing else []
     return "\n".join(lines) + "\n"
 
 
