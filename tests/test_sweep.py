@@ -164,6 +164,8 @@ def test_a_plan_refuses_what_cannot_work_before_the_work(tmp_path):
         plan_of("a.yaml", arms=({"num_param": 3, "seed": 1},))
     with pytest.raises(ValueError, match=r"where of an arm needs a number of points \(num_param\)"):
         plan_of("a.yaml", arms=({"where": "neck"},))
+    with pytest.raises(ValueError, match="the shape of an arm must be a name"):
+        plan_of("a.yaml", arms=({"num_param": 2, "shape": [[0, 0], [0, 1]]},))
     with pytest.raises(ValueError, match="attic"):
         plan_of("a.yaml", arms=({"num_param": 3, "where": "attic"},))
     with pytest.raises(ValueError, match="no engine 'dask': serial, processes, ray"):
@@ -307,6 +309,9 @@ def test_the_arms_of_a_command_line_are_read():
     assert cell.name == "yolov8n-akconv5-default-3-5-zeros-lr0-0.1-freeze-offsets-seed0"
     assert [baseline.name for baseline in cell.arm.baselines()] == [plain.arm.name, "yolov8n-akconv5-default-3-5-zeros"]
     assert [index for index, row in enumerate(yaml_rows(cell.arm.file())) if row[2] == "AKConv"] == [3, 5]
+    (cell,) = Plan("a.yaml", num_param=(), seeds=(0,), baseline=False, arms=({"freeze": [1, 2], "lr0": 1},)).cells()
+    assert cell.arm.settings({"lr0": 2, "imgsz": 64}) == {"freeze": [1, 2], "lr0": 1, "imgsz": 64}
+    assert cell.name == "yolov8n-plain-freeze-1-2-lr0-1-seed0"
     with pytest.raises(ValueError, match="no argument 'wher'"):
         read_arm("num_param=5 wher=neck")
     with pytest.raises(ValueError, match="'five' is not an argument"):

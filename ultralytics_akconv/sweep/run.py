@@ -92,7 +92,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
     start = time.monotonic()
     try:
         _train(plan, cell, state.parent)
-        arguments = {**plan.arguments, **dict(cell.arm.arguments)}
+        arguments = cell.arm.settings(plan.arguments)
         settings = {key: arguments[key] for key in _EVALUATION if key in arguments}
         best = state.parent / "train/weights/best.pt"
         result = asdict(evaluate(best, plan.data, plan.split, **settings))
@@ -108,7 +108,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
 
 def _train(plan: Plan, cell: Cell, folder: Path) -> None:
     """Train a cell in `folder`/train, from where a former training there stopped."""
-    arguments = {**plan.arguments, **dict(cell.arm.arguments)}
+    arguments = cell.arm.settings(plan.arguments)
     epochs = arguments.get("epochs", DEFAULT_CFG_DICT["epochs"])
     ended, checkpoint = what_is_left(folder / "train/weights", epochs)
     if ended:
