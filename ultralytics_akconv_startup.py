@@ -13,6 +13,7 @@ import sys
 TASKS = "ultralytics.nn.tasks"
 DATA = "ultralytics.data.utils"
 EXPORTER = "ultralytics.engine.exporter"
+CALLBACKS = "ultralytics.utils.callbacks"
 # The names a YAML row may use; kept here for the message when the plug-in itself cannot be imported.
 YAML_NAMES = (
     "AKConv",
@@ -61,7 +62,7 @@ class _Finder:
 
     def find_spec(self, name, path=None, target=None):
         """Return the host's own spec with our loader around its loader, None for every other module."""
-        if name not in (TASKS, DATA, EXPORTER):
+        if name not in (TASKS, DATA, EXPORTER, CALLBACKS):
             return None
         for finder in sys.meta_path:
             find_spec = getattr(finder, "find_spec", None)  # Python's own search skips finders without one, too

@@ -140,7 +140,13 @@ import importlib, sys
 import ultralytics.nn.tasks as tasks
 from ultralytics import YOLO
 before = tasks.parse_model
+import ultralytics.data.utils as data
+import ultralytics.engine.exporter as exporter
+import ultralytics.utils.callbacks
 {again}
+for module in (data, exporter, ultralytics.utils.callbacks):
+    importlib.reload(module)
+print(data.check_det_dataset('akconv-mini.yaml')['nc'], hasattr(exporter.Exporter.__call__, '__wrapped__'))
 model = dict(nc=2, scale='n', backbone=[[-1, 1, 'AKConv', [64, 5, 2]], [-1, 1, 'C2f_AKConv', [64]]],
              head=[[[1], 1, 'Detect', [2]]])
 new = tasks.DetectionModel(model, verbose=False)
@@ -148,14 +154,22 @@ print(type(new.model[0]).__name__, type(new.model[1]).__name__, tasks.parse_mode
 {STATE}
 from ultralytics_akconv import register, unregister
 unregister()
-print(hasattr(tasks, 'AKConv'), hasattr(tasks.parse_model, '__wrapped__'), hasattr(tasks.BaseModel.load, '__wrapped__'))
+print(*(hasattr(it, '__wrapped__') for it in (tasks.parse_model, tasks.BaseModel.load, data.check_file,
+      exporter.Exporter.__call__)), hasattr(tasks, 'AKConv'))
 importlib.reload(tasks)
 print(hasattr(tasks, 'AKConv'))
 register()
 {STATE}
 """
     process = fresh(code)
-    assert printed(process) == ["AKConv C2f_AKConv False", "6 1 1", "False False False", "False", "6 1 1"]
+    assert printed(process) == [
+        "3 True",
+        "AKConv C2f_AKConv False",
+        "6 1 1",
+        "False False False False False",
+        "False",
+        "6 1 1",
+    ]
     assert process.stderr == ""
 
 

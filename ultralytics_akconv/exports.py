@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.functional.movable import movable_traces
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.paddle import teach_x2paddle
 
@@ -124,7 +125,8 @@ def choosing_call(host_call: Callable) -> Callable:
 
         if any(isinstance(layer, AKConv) for layer in model.modules()):
             check_export(*_asked_for(self.args), self.args.dynamic, self.args.batch)
-        with export_form(choose):
+        movable = str(self.args.format).lower() == "torchscript"
+        with export_form(choose), movable_traces() if movable else contextlib.nullcontext():
             return host_call(self, model, *args, **kwargs)
 
     return call

@@ -22,7 +22,7 @@ from ultralytics_akconv.functional.forms import export_form, traced_form
 from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, base_positions, cached_base_positions, position_dtype
-from ultralytics_akconv.functional.tracing import is_exported, is_traced
+from ultralytics_akconv.functional.tracing import is_exported, is_traced, is_transformed
 from ultralytics_akconv.shapes import Points
 
 __all__ = (
@@ -75,6 +75,8 @@ def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str
     base = base_of(points, stride, *offset.shape[2:], position_dtype(offset.dtype), offset.device)
     if traced:
         return gather_samples(x, offset, base, border, traced=True, how=PLAIN if is_exported() else COMPILED)
+    if is_transformed():
+        return gather_samples(x, offset, base, border)
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel():
         return BagSamples.apply(x, offset, base, border)
     if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad):

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ultralytics_akconv.functional.tracing import is_transformed
+
 
 def under_a_mode() -> bool:
     """Return whether what PyTorch makes now may be other than it seems.
@@ -16,11 +18,7 @@ def under_a_mode() -> bool:
     A mode of torch (fake tensors, an exporter's, a default device, ...) or a transform of `torch.func` gets between a
     call and its result: the tensor may hold nothing, or end with the mode.
     """
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-    )
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0 or is_transformed()
 
 
 def remembered(maxsize: int) -> Callable[[Callable], Callable]:

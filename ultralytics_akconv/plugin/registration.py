@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 
 import torch
-from ultralytics.utils import LOGGER, callbacks
+from ultralytics.utils import LOGGER
 
 import ultralytics_akconv_startup
 from ultralytics_akconv.callbacks import with_callbacks
@@ -19,7 +19,7 @@ from ultralytics_akconv.modules import BLOCKS, AKConv, OffsetConv2d
 from ultralytics_akconv.plugin.names import finding_datasets, finding_models
 from ultralytics_akconv.plugin.patches import Patches
 from ultralytics_akconv.plugin.rows import is_ours, located, stand_ins
-from ultralytics_akconv_startup import DATA, EXPORTER, TASKS, YAML_NAMES
+from ultralytics_akconv_startup import CALLBACKS, DATA, EXPORTER, TASKS, YAML_NAMES
 
 _patches = Patches()
 _executed: list[ModuleType] = []  # several, if it was imported anew: what was imported of the first one goes on with it
@@ -59,7 +59,8 @@ def register() -> None:
     After it, YAML rows may name AKConv, LDConv and the blocks of `modules.BLOCKS`; `model=` and `data=` find the
     shipped YAML files by name; restricted checkpoint loading knows our classes.
     """
-    tasks = importlib.import_module(TASKS)  # before the lock: another thread may wait for it within this import
+    # Before the lock: another thread may wait for it in the middle of these imports.
+    tasks, callbacks = importlib.import_module(TASKS), importlib.import_module(CALLBACKS)
     with _patches.lock:
         ultralytics_akconv_startup.settle()
         if not any(tasks is module for module in _executed):
