@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ultralytics_akconv.conversion.checkpoint import read_source, write_checkpoint
 from ultralytics_akconv.conversion.images import CalibrationImages
-from ultralytics_akconv.evaluation import Evaluation, TaskEvaluation, evaluate, markdown
+from ultralytics_akconv.evaluation import Evaluation, TaskEvaluation, check_evaluation, evaluate, markdown
 from ultralytics_akconv.functional import sampling_positions
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.plots.samples import choose_layers
@@ -98,7 +98,8 @@ def ablate_offsets(
         >>> print(ablate_offsets("best.pt", "coco.yaml").table())
     """
     network = read_source(model)
-    choose_layers(network)  # before the work
+    choose_layers(network)  # both before the work
+    check_evaluation(network.task, data, split)
     calibration = CalibrationImages(data, images, imgsz, network.task, network.yaml.get("channels", 3))
     means, layers = offset_statistics(network, calibration)
     evaluations = []
