@@ -12,14 +12,17 @@ writes the same files.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import yaml
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
+
+from ultralytics_akconv.cli.arguments import exit_status
 
 
 def tiles(image: np.ndarray, boxes: np.ndarray, side: int, keep: float) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -129,9 +132,11 @@ def _boxes(label: Path) -> np.ndarray:
     return np.array(rows, dtype=float).reshape(-1, 5)
 
 
-def main() -> None:
-    """Cut and say where the result lies."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Cut and say where the result lies; return 0, or 1 after an error of the user's."""
+    parser = argparse.ArgumentParser(
+        "cut_tiles.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", help="dataset YAML")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument("--side", type=int, default=160, help="side of a tile in pixels (default 160)")
@@ -141,13 +146,26 @@ def main() -> None:
         "--every",
         nargs="*",
         default=[],
+        type=_split_number,
         metavar="SPLIT=N",
         help="take each N-th tile of a split alone: train=5 val=12 (default all)",
     )
-    options = parser.parse_args()
-    every = {split: int(n) for split, _, n in (item.partition("=") for item in options.every)}
-    print(f"wrote {cut(options.data, options.output, options.side, options.scale, options.keep, every)}")
+    options = parser.parse_args(arguments)
+
+    def run() -> None:
+        file = cut(options.data, options.output, options.side, options.scale, options.keep, dict(options.every))
+        print(f"wrote {file}")
+
+    return exit_status(parser.prog, run)
+
+
+def _split_number(text: str) -> tuple[str, int]:
+    """Read train=5."""
+    split, _, number = text.partition("=")
+    if not number.isdigit():
+        raise argparse.ArgumentTypeError(f"invalid {text!r}: write SPLIT=N as in train=5")
+    return split, int(number)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -105,3 +105,15 @@ def test_what_cannot_be_cut_is_refused_and_leaves_nothing(data, tmp_path):
     with pytest.raises(ValueError, match="cannot be read as an image"):
         script.cut(data, tmp_path / "out", side=10)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["data"]
+
+
+def test_the_command_cuts_and_tells_errors(data, tmp_path, capsys):
+    command = [str(data), "-o", str(tmp_path / "out"), "--side", "10"]
+    assert script.main([*command, "--every", "train=8", "val=8"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'out/data.yaml'}\n"
+    assert len(list((tmp_path / "out/images").rglob("*.png"))) == 4  # of 16 a split
+    assert script.main(command) == 1
+    assert capsys.readouterr().err.startswith("cut_tiles.py: ")
+    with pytest.raises(SystemExit):
+        script.main([*command, "--every", "train"])
+    assert "write SPLIT=N as in train=5" in capsys.readouterr().err

@@ -4,7 +4,8 @@
 Three models are evaluated: as learned; with every offset set to its mean over training images, which leaves a fixed
 shape that was learned; and with all offsets 0, the initial shape. The rest of the weights stays, so the first
 difference is the deformation by the image, the second the learned shape. Nothing is trained again: a model that had
-learned without offsets could do better than the last.
+learned without offsets could do better than the last. The taps of a converted model lie where the mean of its offsets
+puts them, so the last says nothing of one.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class _Gathered:
         self.places = self.samples = self.outside = 0
         self.sum: Tensor | float = 0.0  # (2N)
         self.squares = self.lengths = 0.0
-        self.histogram = torch.zeros(_BINS)
+        self.histogram = torch.zeros(_BINS, dtype=torch.float64)
 
     def __call__(self, module: AKConv, args: tuple[Tensor]) -> None:
         offset = module.offsets(args[0]).double()  # (B, 2N, h, w)
