@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ultralytics_akconv import functional, resample
+from ultralytics_akconv.functional import using_path
 from ultralytics_akconv.functional.outer import outer_samples
 
 
@@ -28,9 +29,20 @@ def widened(x, offset, points, stride, border):
         return exported(x, offset, points, stride, border)
 
 
+def by(path):
+    """The expression that a path has, wherever the tensors are."""
+
+    def sample(*arguments):
+        with using_path(path):
+            return resample(*arguments)
+
+    return sample
+
+
 BORDERS = ("paper", "clamp", "zeros")
 # Every way to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests.
 FORMULATIONS = {"resample": resample, "compiled": compiled, "exported": exported, "widened": widened}
+FORMULATIONS.update({path: by(path) for path in ("gather", "grid", "kernels")})
 
 formulations = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
 borders = pytest.mark.parametrize("border", BORDERS)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import block
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, recomputed_in_backward, resample, traced_form
+from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, recomputed_in_backward, sampler, traced_form
 from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
 
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
@@ -166,11 +166,11 @@ class AKConv(nn.Module):
     def _columns(self, x: Tensor, conv: nn.Module) -> Tensor:
         """Return what the column convolution, or it and what follows, makes of the samples of `x`."""
         offset = self.offsets(x)
-        samples = resample(x, offset, self.points, self.stride, self.border)  # (B, C1, h*N, w)
+        sample = sampler(x, offset, self.points, self.stride, self.border)
+        samples = sample()  # (B, C1, h*N, w)
         if not samples.requires_grad or is_traced():
             return conv(samples)
-        x, offset = x.detach(), offset.detach()
-        with recomputed_in_backward(samples, lambda: resample(x, offset, self.points, self.stride, self.border)):
+        with recomputed_in_backward(samples, sample):
             return conv(samples)
 
     def _activated(self, out: Tensor) -> Tensor:
