@@ -17,7 +17,7 @@ PTH = (
     '\\nexcept Exception:\\n pass")\n'
 )
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient", "nbformat", "ipykernel"]
-EVAL = "faster-coco-eval>=1.6.7"  # the release that the host asks for
+EVAL = ["faster-coco-eval>=1.6.7", "scipy"]  # the release that the host asks for; intervals of sweeps
 ONNX = ["onnx", "onnxslim", "onnxruntime"]
 # The light formats. The pin of pnnx is the host's. MNN's converter installs the SDK by itself where it is absent, with
 # a protobuf that newer releases of onnx do not load: named here, pip chooses releases that go together.
@@ -57,11 +57,11 @@ setup(
             "pytest-xdist",
             "ruff",
             "cloudpickle",
-            EVAL,
+            *EVAL,
             *ONNX,
             *DOCS,
         ],
-        "eval": [EVAL],
+        "eval": EVAL,
         "export": EXPORT,
         "ray": ["ray>=2.0"],
         "docs": DOCS,

@@ -42,8 +42,16 @@ def host_arguments(tokens: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def model_file(model: str | Path, num_param: int | None = None, shape: str | list | None = None) -> Path:
+def model_file(
+    model: str | Path, num_param: int | None = None, shape: str | list | None = None, **options: Any
+) -> Path:
     """Return the YAML of a model, grafted with `num_param` points of a shape if a number is given.
+
+    Args:
+        model: A model YAML with ordinary convolutions.
+        num_param: Number of sampling points N.
+        shape: Initial sampling shape; "default" if None.
+        options: More options of `graft`: where, border, origin.
 
     Raises:
         FileNotFoundError: If there is no such model.
@@ -53,6 +61,7 @@ def model_file(model: str | Path, num_param: int | None = None, shape: str | lis
         if shape is not None:
             raise ValueError(f"the shape {shape!r} needs a number of points (num_param)")
         return Path(model)
-    text = graft(model, num_param, shape="default" if shape is None else shape)
+    text = graft(model, num_param, shape="default" if shape is None else shape, **options)
     suffix = shape if isinstance(shape, str) else "default" if shape is None else "custom"
+    suffix = "-".join([suffix, *(v if isinstance(v, str) else "custom" for v in options.values())])
     return cached(f"{Path(model).stem}-akconv{num_param}-{suffix}.yaml", text)
