@@ -18,6 +18,7 @@ from ultralytics_akconv.benchmark.timing import interleave
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv
 
+CPU = torch.device("cpu")
 FORMATS = ("torchscript", "onnx", "onnx:19", "openvino", "ncnn", "mnn")
 _IMAGES = 3  # compared in each format, none of which was traced
 
@@ -51,7 +52,7 @@ def benchmark_exports(
     images = torch.rand(_IMAGES, 3, imgsz, imgsz)
     rows = [_row(name, networks, images, repeats) for name in formats]
     settings = {"model": model, "imgsz": imgsz, "rounds": repeats}
-    return Report("AKConv exports", settings, machine(torch.device("cpu")), rows)
+    return Report("AKConv exports", settings, machine(CPU), rows)
 
 
 def _settle(network: nn.Module, imgsz: int) -> None:
@@ -88,7 +89,7 @@ def _row(name: str, networks: dict[str, nn.Module], images: Tensor, repeats: int
             return {**row, "works": f"no: {type(error).__name__}: {error}".splitlines()[0]}
         row["plain difference"] = f"{_difference(loaded['plain'], networks['plain'], images):.0e}"
         row["difference"] = f"{_difference(loaded['akconv'], networks['akconv'], images):.0e}"
-        times = interleave({kind: (lambda run=run: run(images[:1])) for kind, run in loaded.items()}, repeats)
+        times = interleave({kind: (lambda run=run: run(images[:1])) for kind, run in loaded.items()}, CPU, repeats)
     row.update({f"{kind} ms": timing.median for kind, timing in times.items()})
     return {**row, "x plain": times["akconv"].ratio}
 
@@ -99,7 +100,7 @@ def _exported(network: nn.Module, folder: Path, format_: str, opset: str, images
     settings = {"format": format_, "imgsz": images.shape[-1], "batch": 1, "device": "cpu"}  # the default batch is 16
     settings["opset"] = int(opset) if opset else None
     network.pt_path = str(folder / "model.pt")  # the host writes beside it
-    return AutoBackend(Exporter(overrides=settings)(model=network), torch.device("cpu"))
+    return AutoBackend(Exporter(overrides=settings)(model=network), CPU)
 
 
 def _difference(loaded: AutoBackend, network: nn.Module, images: Tensor) -> float:

@@ -12,7 +12,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.peers import peers_of
-from ultralytics_akconv.benchmark.timing import interleave, peak_memory
+from ultralytics_akconv.benchmark.timing import find_device, interleave, peak_memory
 from ultralytics_akconv.modules import AKConv
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
     size: LayerSize
     num_param: int
     batch: int
-    device: str
+    device: torch.device
     dtype: torch.dtype
     layout: str
 
@@ -66,7 +66,7 @@ def benchmark_layers(
         sizes: The layers, of stride 2.
         num_param: Number of sampling points, or several to compare.
         batch: Images at a time.
-        device: Where to run.
+        device: Where to run: cpu, cuda, cuda:1 or 1.
         dtype: Of input and weights.
         layout: "channels_last" or "contiguous", of input and weights.
         repeats: Counted rounds.
@@ -75,13 +75,14 @@ def benchmark_layers(
     Returns:
         A row for each layer and peer; ratios are to the 3x3 Conv in the same rounds.
     """
+    where = find_device(device)
     rows = []
     for size in sizes:
         for n in [num_param] if isinstance(num_param, int) else num_param:
-            setting = Setting(size, n, batch, device, dtype, layout)
+            setting = Setting(size, n, batch, where, dtype, layout)
             names = ["conv 3x3", "akconv", "definition", "grid_sample", "deform_conv2d"]
-            inference = interleave({name: _inference(name, setting) for name in names}, repeats)
-            training = interleave({name: _training(name, setting) for name in names}, repeats)
+            inference = interleave({name: _inference(name, setting) for name in names}, where, repeats)
+            training = interleave({name: _training(name, setting) for name in names}, where, repeats)
             for name in names:
                 rows.append(
                     {
@@ -93,11 +94,11 @@ def benchmark_layers(
                         "x conv": inference[name].ratio,
                         "training ms": training[name].median,
                         "x conv, training": training[name].ratio,
-                        "peak MB": peak_memory(_training, name, setting) if memory else None,
+                        "peak MB": peak_memory(where, _training, name, setting) if memory else None,
                     }
                 )
     settings = {"batch": batch, "device": device, "dtype": str(dtype)[6:], "layout": layout, "rounds": repeats}
-    return Report("AKConv layer", settings, machine(torch.device(device)), rows)
+    return Report("AKConv layer", settings, machine(where), rows)
 
 
 def _peer(name: str, setting: Setting) -> tuple[nn.Module, Tensor]:

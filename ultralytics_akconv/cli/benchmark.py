@@ -57,7 +57,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, repeats: int) -> None:
     """Add the options that both commands have."""
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, or a GPU by its number")
     parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"counted rounds (default {repeats})")
