@@ -101,7 +101,8 @@ def test_shapes_and_the_operator_know_torch_alone_and_the_start_up_nothing():
         if room(file) in allowed:
             assert {name.split(".")[0] for name in imports(file)} & foreign <= allowed[room(file)], file
     start_up = ROOT / "ultralytics_akconv_startup.py"
-    assert imports(start_up) <= {"os", "sys", "ultralytics_akconv", "ultralytics_akconv.register"}
+    ours = {"ultralytics_akconv", "ultralytics_akconv.register", "ultralytics_akconv.cli"}
+    assert imports(start_up) <= {"os", "sys", "importlib", *ours}
     top = [
         node for node in ast.parse(start_up.read_text("utf-8")).body if isinstance(node, (ast.Import, ast.ImportFrom))
     ]

@@ -89,7 +89,7 @@ def test_memory_is_measured_where_the_model_runs_and_none_is_no_division_by_zero
 
 def test_a_device_is_named_as_torch_or_the_host_names_it(gpus):
     assert [find_device(name) for name in ("cpu", "cuda", "cuda:1", "1")] == [
-        CPU, torch.device("cuda"), torch.device("cuda:1"), torch.device("cuda:1")
+        CPU, torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cuda:1")
     ]  # fmt: skip
     with pytest.raises(ValueError, match="one of cpu, cuda, cuda:0, cuda:1 on this machine, got '2'"):
         find_device("2")

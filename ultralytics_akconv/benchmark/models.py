@@ -86,11 +86,11 @@ def _network(name: str, model: str, device: torch.device, layout: str) -> nn.Mod
         nn.init.normal_(layer.p_conv.weight, std=0.02)
         nn.init.normal_(layer.p_conv.bias)
     if name in ("definition", "grid_sample"):
-        _replace(network, {"definition": naive_samples, "grid_sample": grid_samples}[name])
+        replace_layers(network, {"definition": naive_samples, "grid_sample": grid_samples}[name])
     return network.to(device, memory_format=LAYOUTS[layout])
 
 
-def _replace(network: nn.Module, resampler: Callable) -> None:
+def replace_layers(network: nn.Module, resampler: Callable) -> None:
     """Put a peer in the place of every AKConv; the attributes the host's loop reads go with it."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):

@@ -35,7 +35,7 @@ def find_device(name: str) -> torch.device:
     device = f"cuda:{name}" if name.isdecimal() else name
     if device not in allowed:
         raise ValueError(f"device must be one of {', '.join(allowed)} on this machine, got {name!r}")
-    return torch.device(device)
+    return torch.device("cuda:0" if device == "cuda" else device)  # a tensor there says its number, too
 
 
 def interleave(
@@ -56,10 +56,10 @@ def interleave(
             if turn >= warmup:
                 times[name].append((time.perf_counter() - start) * 1e3)
     first = next(iter(times.values()))
-    return {name: _timing(taken, first) for name, taken in times.items()}
+    return {name: summary(taken, first) for name, taken in times.items()}
 
 
-def _timing(taken: list[float], first: list[float]) -> Timing:
+def summary(taken: list[float], first: list[float]) -> Timing:
     """Summarise the rounds of one peer."""
     quartiles = statistics.quantiles(taken, n=4) if len(taken) > 1 else taken * 3
     return Timing(
