@@ -73,14 +73,22 @@ def _is_kernel(event: Any) -> bool:
     return on_card and not getattr(event, "is_user_annotation", False) and not event.name.startswith(_SPANS)
 
 
-def step_times(run: Callable[[], object], device: torch.device, repeats: int, warmup: int) -> dict[str, float]:
-    """Return median and quartiles of a training step in wall-clock milliseconds, and a GPU's memory at its peak."""
-    for _ in range(warmup):
+def step_times(
+    run: Callable[[], object], device: torch.device, repeats: int, warmup: int, seconds: float = 8.0
+) -> dict[str, float]:
+    """Return median and quartiles of a training step in wall-clock milliseconds, and a GPU's memory at its peak.
+
+    A step that is slow is run less often, so that all of it takes some `seconds`.
+    """
+    run()  # compiles what has to be
+    once = interleave({"step": run}, device, 1, 0)["step"].median
+    repeats = max(1, min(repeats, int(1e3 * seconds / once)))
+    for _ in range(min(warmup, repeats)):
         run()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     timing = interleave({"step": run}, device, repeats, 0)["step"]
-    facts = {"ms": timing.median, "low ms": timing.low, "high ms": timing.high}
+    facts = {"ms": timing.median, "low ms": timing.low, "high ms": timing.high, "runs": repeats}
     if device.type == "cuda":
         facts["peak MB"] = torch.cuda.max_memory_allocated(device) / 2**20
     return {name: round(value, 2) for name, value in facts.items()}

@@ -113,7 +113,7 @@ def _worst(run: Run, cases: tuple[Case, ...], dtype: torch.dtype, path: str, bor
         if path == "grid" and not run.cuda and case.fill is not None and math.isnan(case.fill):
             continue  # the backward pass of PyTorch's `grid_sample` reads outside of the map there, on a CPU
         for name, error in _errors(run.device, case, dtype, path, border):
-            if not error <= worst[name]:  # a NaN is the worst there is
+            if worst[name] == worst[name] and not error <= worst[name]:  # a NaN is the worst there is, and stays
                 worst[name], where[name] = error, case
     tolerance = TOLERANCES[dtype] * (_GRID if path == "grid" else 1)
     wrong = {name: (error, tuple(where[name])) for name, error in worst.items() if not error <= tolerance}

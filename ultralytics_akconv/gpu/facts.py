@@ -98,11 +98,13 @@ def reason(error: Exception) -> str:
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))[-1500:].strip()
 
 
-def write_fact(output: Path, **fact: Any) -> None:
-    """Append a fact to the file of facts."""
-    line = json.dumps({"time": round(time.time(), 1), **fact}, default=str)
+def write_fact(output: Path, **fact: Any) -> dict[str, Any]:
+    """Append a fact to the file of facts and return it with its time."""
+    fact = {"time": round(time.time(), 1), **fact}
+    line = json.dumps(fact, default=str)
     with open(output / FACTS, "a", encoding="utf-8") as file:
         file.write(line + "\n")  # closed at once: nothing stays in a buffer when the next step crashes
+    return fact
 
 
 def read_facts(output: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ def layers(run: Run) -> None:
     rounds = 1 if run.tiny else 20
     dtype = torch.float16 if run.cuda else torch.float32  # not all that is ready-made knows a half on a CPU
     for size in sizes:
-        name = f"{size.in_channels}->{size.out_channels} {size.side}x{size.side}"
+        name = _name(size)
         setting = Setting(size, 5, batch, run.device, dtype, "channels_last")
         ours = {f"akconv {path}": ("akconv", path) for path in paths()}
         for peer, (kind, path) in {"conv 3x3": ("conv 3x3", None), **ours, **{k: (k, None) for k in _OTHERS}}.items():
@@ -39,11 +39,17 @@ def layers(run: Run) -> None:
 
 
 def _layer(run: Run, kind: str, path: str | None, setting: Setting, rounds: int) -> dict[str, Any]:
-    """Return the times of a layer, and how many kernels a training step of it is."""
+    """Return the times of a layer; what the profiler says of a training step of it is a fact of its own."""
     forward, step = (_on_path(prepare(kind, setting), path) for prepare in (inference, training))
     times = milliseconds({"forward": forward, "training": step}, run.device, rounds)
     facts = {f"{name} ms": round(timing.median, 4) for name, timing in times.items()}
-    return {**facts, **busy_milliseconds(step, run.device)}
+    run.part("layer busy", lambda: busy_milliseconds(step, run.device), layer=_name(setting.size), kind=kind, path=path)
+    return facts
+
+
+def _name(size: LayerSize) -> str:
+    """Return how a layer is called in the tables."""
+    return f"{size.in_channels}->{size.out_channels} {size.side}x{size.side}"
 
 
 def _on_path(call: Callable[[], object], path: str | None) -> Callable[[], object]:

@@ -18,6 +18,7 @@ from ultralytics_akconv.gpu.facts import FACTS, LOG, Settings, read_facts, write
 from ultralytics_akconv.gpu.steps import STEPS
 
 _PACKAGE = Path(__file__).resolve().parents[2]
+_WORKER = ("-m", "ultralytics_akconv.gpu.worker")
 _MINUTES = 8.0  # what the seconds of the steps are meant for
 _START = 300.0  # seconds until the first step begins, on a slow disk
 _GRACE = 15.0  # seconds that a step may take longer than it was given, to end by itself
@@ -50,11 +51,11 @@ def run_steps(
         raise ValueError(f"{output} holds facts of another run: give a new folder")
     output.mkdir(parents=True, exist_ok=True)
     end, waiting = time.monotonic() + 60 * settings.minutes, list(steps)
-    with tempfile.TemporaryDirectory(prefix="akconv-gpu-", ignore_cleanup_errors=True) as work:
+    with tempfile.TemporaryDirectory(prefix="akconv-gpu-") as work:
         while waiting and time.monotonic() < end:
             waiting = _worker(settings, output, Path(work), waiting, end, tell)
     for step in waiting:
-        write_fact(output, step=step, left_out=f"{settings.minutes:g} minutes were over")
+        tell(write_fact(output, step=step, left_out=f"{settings.minutes:g} minutes were over"))
     return read_facts(output)
 
 
@@ -67,7 +68,7 @@ def _worker(
     tell: Callable[[dict[str, Any]], object],
 ) -> list[str]:
     """Run steps in one process and return those that are left when it has ended, or was ended."""
-    command = [sys.executable, "-m", "ultralytics_akconv.gpu.worker", settings.to_json(), str(output), str(work)]
+    command = [sys.executable, *_WORKER, settings.to_json(), str(output), str(work)]
     seconds = {step: STEPS[step].seconds * settings.minutes / _MINUTES for step in steps}
     shown, running, until = len(read_facts(output)), steps[0], time.monotonic() + _START
     with open(output / LOG, "ab") as log:
@@ -92,13 +93,13 @@ def _worker(
                         steps = steps[steps.index(running) + 1 :]
                 shown = len(facts)
                 if not over and time.monotonic() > until:
-                    write_fact(output, step=running, failed="did not end in time, its process was ended")
+                    tell(write_fact(output, step=running, failed="did not end in time, its process was ended"))
                     return steps[1:]
                 time.sleep(0 if over else 0.2)
         finally:
-            end_process(process)
-    if process.returncode and steps and steps[0] == running:
-        write_fact(output, step=running, failed=f"its process ended with {process.returncode}; see {LOG}")
+            _end(process)
+    if steps and steps[0] == running:
+        tell(write_fact(output, step=running, failed=f"its process ended with {process.returncode}; see {LOG}"))
         return steps[1:]
     return steps
 
@@ -113,7 +114,7 @@ def environment(settings: Settings, work: Path) -> dict[str, str]:
     return {**os.environ, **host, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def end_process(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen) -> None:
     """End a process and what it has started."""
     if process.poll() is None:
         if hasattr(os, "killpg"):
