@@ -14,6 +14,7 @@ from ultralytics_akconv.gpu import run as supervisor
 from ultralytics_akconv.gpu import worker as steps_process
 from ultralytics_akconv.gpu.facts import Run, write_fact
 from ultralytics_akconv.gpu.steps import Step
+from ultralytics_akconv.sweep.settings import trained_on
 
 CPU = torch.device("cpu")
 SCRIPT = ROOT / "scripts/gpu.py"
@@ -68,6 +69,26 @@ def test_the_rehearsal_of_the_paired_trainings_writes_the_report_of_a_sweep(fres
     states = [json.loads(file.read_text("utf-8"))["status"] for file in output.glob("*/cell.json")]
     assert states == ["done", "done"]
     assert "yolov8n-akconv5-default | yolov8n-plain" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("device", "where"),
+    [
+        (None, "cuda:0"),
+        ("", "cuda:0"),
+        ("cpu", "cpu"),
+        (1, "cuda:1"),
+        ("2,3", "cuda:2"),
+        ([1, 0], "cuda:1"),
+        (-1, "cuda:0"),
+    ],
+)
+def test_the_report_of_a_sweep_names_the_device_of_its_trainings(monkeypatch, device, where):
+    arguments = {} if device is None else {"device": device}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert trained_on(arguments) == torch.device(where)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert trained_on(arguments) == CPU
 
 
 @pytest.mark.parametrize(
