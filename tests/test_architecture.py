@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "paddle": set(),
     "exports": {"functional", "modules", "paddle"},
     "plugin": {"callbacks", "configs", "conversion", "exports", "grafting", "modules", "ultralytics_akconv_startup"},
+    "checks": {"benchmark", "functional"},
+    "gpu": {"benchmark", "configs", "evaluation", "functional", "modules", "shapes", "sweep"},
     "__init__": {
         "host",
         "functional",

@@ -153,7 +153,8 @@ def _errors(
     wanted = passed(x.double(), offset.double(), case, "gather", border, grad)
     for name, ours, exact in zip(RESULTS, found, wanted):
         ours = ours.double()
-        if not torch.equal(ours.isnan(), exact.isnan()):
+        # Which pixel a NaN offset reads is left open, so which of them gets its NaN gradient as well.
+        if name != RESULTS[1] and not torch.equal(ours.isnan(), exact.isnan()):
             yield name, float("nan")
         difference = ((ours - exact).abs() / exact.abs().clamp_min(1)).nan_to_num(0)
         yield name, difference.max().item() if difference.numel() else 0.0
