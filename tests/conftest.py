@@ -19,6 +19,9 @@ CONFIG_DIR = tempfile.mkdtemp(prefix="akconv-tests-")  # one a test process: xdi
 atexit.register(shutil.rmtree, CONFIG_DIR, ignore_errors=True)
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR=CONFIG_DIR, OMP_NUM_THREADS="1")
 
+if not any("cuda" in argument for argument in sys.argv):
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its programs run on a CPU, for test_kernels.py
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import ultralytics.utils  # noqa: E402

@@ -50,22 +50,21 @@ class Peak(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.now = self.most = 0
-        self.alive = weakref.WeakKeyDictionary()
+        self.alive = set()
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         result = function(*arguments, **(options or {}))
         for tensor in tensors(result):
-            self.hold(tensor)
+            self.hold(tensor.untyped_storage())
         return result
 
-    def hold(self, tensor):
-        storage = tensor.untyped_storage()
-        if storage not in self.alive:
-            size = storage.nbytes()
-            self.alive[storage] = size
-            self.now += size
+    def hold(self, storage):
+        if storage._cdata not in self.alive:
+            self.alive.add(storage._cdata)
+            self.now += storage.nbytes()
             self.most = max(self.most, self.now)
-            weakref.finalize(storage, self.free, size)
+            weakref.finalize(storage, self.free, storage._cdata, storage.nbytes())
 
-    def free(self, size):
+    def free(self, which, size):
+        self.alive.discard(which)
         self.now -= size

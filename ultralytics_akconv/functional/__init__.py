@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ultralytics_akconv.functional.bags import BagSamples
-from ultralytics_akconv.functional.export import export_form, traced_form
-from ultralytics_akconv.functional.gather import compiled_samples, gather_samples
+from ultralytics_akconv.functional.columns import column_conv
+from ultralytics_akconv.functional.forms import export_form, traced_form
+from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.grid_samples import grid_sampler
 from ultralytics_akconv.functional.kernels import KernelSamples
 from ultralytics_akconv.functional.paths import PATHS, sampling_path, using_path
@@ -78,19 +78,18 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
 
 
 def _sampler(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Callable[[], Tensor]:
-    """Return what computes the samples as rows, (B, h, N, w, C), each time anew, by the path that is best here."""
+    """Return what computes the samples (B, C, h*N, w) anew at each call, by the path that is taken here."""
     path = sampling_path(x, offset)
+    if path == "kernels":
+        return lambda: KernelSamples.apply(x, offset, points, stride, border)
     traced = is_traced()
     base_of = base_positions if traced else cached_base_positions
     base = base_of(points, stride, *offset.shape[2:], position_dtype(offset.dtype), offset.device)
     if traced:
-        if is_exported():
-            return lambda: gather_samples(x, offset, base, border, traced=True)
-        return lambda: compiled_samples(x, offset, base, border)
+        how = PLAIN if is_exported() else COMPILED
+        return lambda: gather_samples(x, offset, base, border, traced=True, how=how)
     if path == "bags":
         return lambda: BagSamples.apply(x, offset, base, border)
-    if path == "kernels":
-        return lambda: KernelSamples.apply(x, offset, base, border)
     if path == "grid":
         return grid_sampler(x, offset, base, border)
     return lambda: _recomputed_gather(x, offset, base, border)
@@ -113,9 +112,7 @@ def sampler(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border: 
     if x.ndim != 4 or x.shape[0] != offset.shape[0]:
         raise ValueError(f"x must be (B, C, H, W) with the offset's B, got {tuple(x.shape)} and {tuple(offset.shape)}")
     _check_offset(offset, points)
-    rows = _sampler(x, offset, points, stride, border)
-    # In two steps: exporters join a transposition of four axes with the layout that their convolutions want.
-    return lambda: rearrange(rows(), "b h n w c -> b (h n) w c").permute(0, 3, 1, 2)
+    return _sampler(x, offset, points, stride, border)
 
 
 def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border: str = "paper") -> Tensor:
@@ -175,5 +172,4 @@ def akconv2d(
     form = traced_form()
     if form is not None:
         return form(x, offset, weight, bias, points, stride, border)
-    samples = resample(x, offset, points, stride, border)  # (B, C1, h*N, w)
-    return torch.nn.functional.conv2d(samples, weight, bias, stride=(n, 1))
+    return column_conv(resample(x, offset, points, stride, border), weight, bias)

@@ -24,7 +24,7 @@ _ROUNDING = 3  # times the dtype's eps and the side of the map: no position on a
 
 
 class GridPlaces(torch.autograd.Function):
-    """Where `grid_sample` reads, (B, h*N, w, 2) from -1 to 1, and the factor of each sample, (B, h*N, w).
+    """Where `grid_sample` reads, (B, h*N, w, 2) from -1 to 1, and the factor of each sample, (B, 1, h*N, w).
 
     A layer computes and keeps them once, in place of the offsets: all three passes need them.
     """
@@ -39,15 +39,13 @@ class GridPlaces(torch.autograd.Function):
         place = place.to(dtype, memory_format=torch.contiguous_format, copy=True)
         if base.fraction is not None:
             place += base.fraction.T[:, None]  # (N, 1, 2)
-        floor = place.floor()
-        place -= floor
-        floor += torch.stack(torch.broadcast_tensors(base.row, base.col), -1)  # (h, N, w, 2)
-        for axis, side in enumerate(size):
+        fraction = torch.remainder(place, 1)
+        for axis, (side, pixel) in enumerate(zip(size, (base.row, base.col))):
             little = _ROUNDING * torch.finfo(dtype).eps * side
-            grid = place[..., axis]
-            torch.add(floor[..., axis], grid, alpha=1 - 2 * little, out=grid)
             # align_corners=False: nothing is divided by H - 1, so that a map of size 1 is like any other.
-            torch.add(torch.tensor((1 + 2 * little) / side - 1, dtype=dtype), grid, alpha=2 / side, out=grid)
+            start = pixel.to(dtype).mul_(2 / side).add_((1 + 2 * little) / side - 1)
+            moved = place[..., axis].add_(fraction[..., axis], alpha=-2 * little)
+            torch.add(start, moved, alpha=2 / side, out=moved)
         factor = place.sum(-1)
         if border == "paper":
             outside = (place[..., axis].abs() > 1 - 1 / side for axis, side in enumerate(size))
@@ -57,7 +55,7 @@ class GridPlaces(torch.autograd.Function):
             factor = factor.mul_(0).add_(1)
         ctx.save_for_backward(place)
         ctx.size, ctx.dtype = size, offset.dtype
-        factor = factor.flatten(1, 2)
+        factor = factor.flatten(1, 2).unsqueeze(1)
         ctx.mark_non_differentiable(factor)
         return place.flatten(1, 2), factor
 
@@ -75,7 +73,7 @@ class GridPlaces(torch.autograd.Function):
 
 
 class GridSamples(torch.autograd.Function):
-    """Samples as rows, (B, h*N, w, C) in x's dtype, of `x` (B, C, H, W) at the places of `GridPlaces`."""
+    """Samples (B, C, h*N, w), in x's dtype and channels_last, of `x` (B, C, H, W) at the places of `GridPlaces`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Tensor, factor: Tensor, border: str) -> Tensor:
@@ -83,8 +81,8 @@ class GridSamples(torch.autograd.Function):
         ctx.save_for_backward(x, grid, factor)
         ctx.options = _options(border)
         samples = torch.ops.aten.grid_sampler_2d(_map(x, grid), grid, *ctx.options)  # (B, C, h*N, w)
-        rows = torch.empty((*factor.shape, x.shape[1]), dtype=x.dtype, device=x.device)
-        return torch.mul(samples.permute(0, 2, 3, 1), factor[..., None], out=rows)
+        result = torch.empty_like(samples, dtype=x.dtype, memory_format=torch.channels_last)
+        return torch.mul(samples, factor, out=result)
 
     @staticmethod
     @once_differentiable
@@ -92,9 +90,8 @@ class GridSamples(torch.autograd.Function):
         """Return the gradients by `x` and the places, each only if it is asked for."""
         x, grid, factor = ctx.saved_tensors
         by_x, by_grid = ctx.needs_input_grad[:2]
-        grad = (grad * factor[..., None]).permute(0, 3, 1, 2)
         grad_x, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
-            grad, _map(x, grid), grid, *ctx.options, (by_x, True)
+            grad * factor, _map(x, grid), grid, *ctx.options, (by_x, True)
         )
         if by_x:
             grad_x = grad_x.transpose(2, 3).to(x.dtype, memory_format=torch.channels_last)
@@ -102,10 +99,10 @@ class GridSamples(torch.autograd.Function):
 
 
 def grid_sampler(x: Tensor, offset: Tensor, base: Base, border: str) -> Callable[[], Tensor]:
-    """Return what computes the samples as rows, (B, h, N, w, C), of `x` (B, C, H, W) and `offset` (B, 2N, h, w)."""
+    """Return what computes the samples (B, C, h*N, w) of `x` (B, C, H, W) and `offset` (B, 2N, h, w)."""
     dtype = torch.promote_types(position_dtype(offset.dtype), x.dtype)
     grid, factor = GridPlaces.apply(offset, base, tuple(x.shape[2:]), border, dtype)
-    return lambda: GridSamples.apply(x, grid, factor, border).unflatten(1, base.row.shape[:2])
+    return lambda: GridSamples.apply(x, grid, factor, border)
 
 
 def _by_axis(offset: Tensor) -> Tensor:

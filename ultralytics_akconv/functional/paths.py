@@ -56,9 +56,14 @@ def sampling_path(x: Tensor, offset: Tensor) -> str:
         return _forced
     if x.device.type == "cpu":
         return "bags" if x.dtype in (torch.float32, torch.float64) else "gather"
-    if x.device.type != "cuda" or type(x) not in (Tensor, Parameter):  # fake tensors and the like have no memory
-        return "gather"
-    if {x.dtype, offset.dtype} <= KERNEL_DTYPES and kernel_status(x.device, x.dtype).trusted:
+    if x.device.type == "cuda" and type(x) in (Tensor, Parameter):  # not fake ones and the like, without memory
+        return _gpu_path(x.device, x.dtype, offset.dtype)
+    return "gather"
+
+
+def _gpu_path(device: torch.device, dtype: torch.dtype, offset_dtype: torch.dtype) -> str:
+    """Return the path on a GPU, for an input and offsets of these dtypes."""
+    if {dtype, offset_dtype} <= KERNEL_DTYPES and kernel_status(device, dtype).trusted:
         return "kernels"
     if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
         return "gather"  # the gradient of `grid_sample` is summed in any order, which PyTorch would refuse

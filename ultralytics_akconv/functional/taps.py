@@ -150,6 +150,15 @@ def _taps(fraction: Tensor, whole: Tensor, last: Tensor | int, border: str) -> T
     return Taps(low, high, factor - high_weight, high_weight, between, between)
 
 
+def border_factor(position: Tensor, first: Tensor | int, last: Tensor | int) -> Tensor:
+    """Return how often the "paper" border counts a position on an axis that runs from `first` to `last`: 1 or 2.
+
+    What `_taps` reads off the pixel indices, for forms that have none: without integers, comparisons and gradient.
+    """
+    low = position.detach().floor()
+    return torch.maximum(first + 1 - low, low - (last - 2)).clamp(1, 2)  # 2 below `first` and from `last` on
+
+
 def corner_taps(row: Taps, col: Taps, size: tuple[int, int]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the four pixels around every sample and their weights, each of the shape of the taps.
 

@@ -2,7 +2,7 @@
 """The Triton programs of the bilinear sum; nothing but `samples` imports them, since Triton may be absent.
 
 A program takes a block of samples of one image and all their channels. It works the four pixels of a sample out of its
-offset, the base and the size of the map, so nothing is kept for the backward pass. A sample is a row of channels,
+offset, its point and the size of the map, so nothing is kept for the backward pass. A sample is a row of channels,
 contiguous in a channels_last map: a thread reads 16 bytes of it at once. Samples lie in the order (h, N, w).
 
 Pixels and samples of one image are counted in 32 bits, whatever is multiplied by images or channels in 64.
@@ -12,27 +12,31 @@ from __future__ import annotations
 
 import os
 
+import torch
 import triton
 import triton.language as tl
 
 PAPER, CLAMP, ZEROS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # in the order of `taps.BORDERS`
 REACH = tl.constexpr(2.0**22)  # as in taps.py
 # Compiled once whatever their values; the number of channels is what makes a load wide.
-_SIZES = ("h", "w", "height", "width", "ob", "ok", "oi", "oj")
+_SIZES = ("stride", "h", "w", "height", "width", "ob", "ok", "oi", "oj")
+# What `pixel_gradient_program` may take; left to itself, the assembler takes 48 on some cards and spills four numbers.
+REGISTERS = {"maxnreg": 64} if triton.__version__ >= "3" and torch.version.hip is None else {}
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # as Triton has read it: programs run on a CPU, slowly
 
 
 @triton.jit
-def _axis(offset, part, base, last, BORDER: tl.constexpr):
+def _axis(offset, point, start, last, BORDER: tl.constexpr):
     """Return the two pixels of an axis, their weights and their slopes, by the rules of `taps.sampling_taps`.
 
     A NaN is put off the map, where slopes are 0: a cast of it to an integer would be undefined.
     """
     number = offset == offset
-    moved = tl.minimum(tl.maximum(tl.where(number, offset, -REACH), -REACH), REACH) + part
+    pixel = tl.floor(point)
+    moved = tl.minimum(tl.maximum(tl.where(number, offset, -REACH), -REACH), REACH) + (point - pixel)
     floor = tl.floor(moved)
     fraction = tl.where(number, moved - floor, offset)
-    whole = base + floor.to(tl.int32)
+    whole = start + pixel.to(tl.int32) + floor.to(tl.int32)
     low = tl.minimum(tl.maximum(whole, 0), last)
     high = tl.minimum(tl.maximum(whole + 1, 0), last)
     if BORDER == ZEROS:
@@ -47,29 +51,24 @@ def _axis(offset, part, base, last, BORDER: tl.constexpr):
 
 @triton.jit
 def _taps(
-    m, there, image, offset, row, col, fraction, w, height, width, ob, ok, oi, oj,
-    N: tl.constexpr, BORDER: tl.constexpr, BETWEEN: tl.constexpr, ACC: tl.constexpr,
+    m, there, image, offset, points, stride, w, height, width, ob, ok, oi, oj,
+    N: tl.constexpr, BORDER: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Return the offsets of the samples `m` of an image, where the row offsets lie, and the taps of both axes."""
     j, n, i = m % w, (m // w) % N, m // (w * N)
     at = image * ob + n.to(tl.int64) * ok + i.to(tl.int64) * oi + j.to(tl.int64) * oj
     r = tl.load(offset + at, mask=there, other=0.0).to(ACC)
     c = tl.load(offset + at + N * ok, mask=there, other=0.0).to(ACC)
-    r_part, c_part = 0.0, 0.0
-    if BETWEEN:
-        r_part = tl.load(fraction + 2 * n).to(ACC)
-        c_part = tl.load(fraction + 2 * n + 1).to(ACC)
-    r_base = tl.load(row + i * N + n, mask=there, other=0)
-    c_base = tl.load(col + n * w + j, mask=there, other=0)
-    rl, rh, rlw, rhw, rls, rhs = _axis(r, r_part, r_base, height - 1, BORDER)
-    cl, ch, clw, chw, cls, chs = _axis(c, c_part, c_base, width - 1, BORDER)
+    r_point, c_point = tl.load(points + 2 * n).to(ACC), tl.load(points + 2 * n + 1).to(ACC)
+    rl, rh, rlw, rhw, rls, rhs = _axis(r, r_point, i * stride, height - 1, BORDER)
+    cl, ch, clw, chw, cls, chs = _axis(c, c_point, j * stride, width - 1, BORDER)
     return r, c, at, rl, rh, rlw, rhw, rls, rhs, cl, ch, clw, chw, cls, chs
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def sample_program(
-    x, offset, row, col, fraction, samples, h, w, height, width, ob, ok, oi, oj,
-    C: tl.constexpr, N: tl.constexpr, BORDER: tl.constexpr, BETWEEN: tl.constexpr, ACC: tl.constexpr,
+    x, offset, points, stride, h, w, height, width, ob, ok, oi, oj, samples,
+    C: tl.constexpr, N: tl.constexpr, BORDER: tl.constexpr, ACC: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Write a block of samples."""
@@ -79,7 +78,7 @@ def sample_program(
     m = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     there = m < count
     _, _, _, rl, rh, rlw, rhw, _, _, cl, ch, clw, chw, _, _ = _taps(
-        m, there, image, offset, row, col, fraction, w, height, width, ob, ok, oi, oj, N, BORDER, BETWEEN, ACC
+        m, there, image, offset, points, stride, w, height, width, ob, ok, oi, oj, N, BORDER, ACC
     )
     x += image * height * width * C
     samples += image * count * C
@@ -98,8 +97,8 @@ def sample_program(
 
 @triton.jit(do_not_specialize=(*_SIZES, "images"))
 def sample_gradient_program(
-    x, offset, row, col, fraction, grad, grad_offset, cells, weights, images, h, w, height, width, ob, ok, oi, oj,
-    C: tl.constexpr, N: tl.constexpr, BORDER: tl.constexpr, BETWEEN: tl.constexpr, ACC: tl.constexpr,
+    x, offset, points, stride, h, w, height, width, ob, ok, oi, oj, grad, grad_offset, cells, weights, images,
+    C: tl.constexpr, N: tl.constexpr, BORDER: tl.constexpr, ACC: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_X: tl.constexpr, BY_OFFSET: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient by the offsets of a block of samples, and the cells and weights that the pixels will need.
@@ -112,22 +111,23 @@ def sample_gradient_program(
     m = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     there = m < count
     r, c, at, rl, rh, rlw, rhw, rls, rhs, cl, ch, clw, chw, cls, chs = _taps(
-        m, there, image, offset, row, col, fraction, w, height, width, ob, ok, oi, oj, N, BORDER, BETWEEN, ACC
+        m, there, image, offset, points, stride, w, height, width, ob, ok, oi, oj, N, BORDER, ACC
     )
     sample = image * count + m
     if BY_X:
-        # Where both pixels of an axis are one, the low one has the weight of both.
+        # Where both pixels of an axis are one, the low one has the weight of both. Zeros are put in last: times NaN
+        # they would be none.
         r0, c0 = tl.where(rl == rh, rlw + rhw, rlw), tl.where(cl == ch, clw + chw, clw)
-        r1, c1 = tl.where(rl == rh, 0.0, rhw), tl.where(cl == ch, 0.0, chw)
-        cell = (image * height + rl) * width + cl
-        nowhere = ((r0 == 0) & (r1 == 0)) | ((c0 == 0) & (c1 == 0))
-        cell = tl.where(nowhere, images.to(tl.int64) * height * width, cell)
+        w00, w01, w10 = r0 * c0, tl.where(cl == ch, 0.0, r0 * chw), tl.where(rl == rh, 0.0, rhw * c0)
+        w11 = tl.where((rl == rh) | (cl == ch), 0.0, rhw * chw)
+        nowhere = (w00 == 0) & (w01 == 0) & (w10 == 0) & (w11 == 0)
+        cell = tl.where(nowhere, images.to(tl.int64) * height * width, (image * height + rl) * width + cl)
         tl.store(cells + sample, cell.to(cells.dtype.element_ty), mask=there)
         total = images.to(tl.int64) * count
-        tl.store(weights + sample, r0 * c0, mask=there)
-        tl.store(weights + total + sample, r0 * c1, mask=there)
-        tl.store(weights + 2 * total + sample, r1 * c0, mask=there)
-        tl.store(weights + 3 * total + sample, r1 * c1, mask=there)
+        tl.store(weights + sample, w00, mask=there)
+        tl.store(weights + total + sample, w01, mask=there)
+        tl.store(weights + 2 * total + sample, w10, mask=there)
+        tl.store(weights + 3 * total + sample, w11, mask=there)
     if BY_OFFSET:
         x += image * height * width * C
         p00, p01 = (rl * width + cl).to(tl.int64)[:, None] * C, (rl * width + ch).to(tl.int64)[:, None] * C
@@ -149,34 +149,55 @@ def sample_gradient_program(
         tl.store(grad_offset + at + N * ok, by_col.to(grad_offset.dtype.element_ty), mask=there)
 
 
+@triton.jit
+def _run(cell, there, row, col, width, corner):
+    """Return where the samples begin and end, in the order of the cells, of which a pixel is this corner."""
+    there = there & (row >= corner // 2) & (col >= corner % 2)
+    cell -= corner // 2 * width + corner % 2
+    return tl.load(cell, mask=there, other=0), tl.load(cell + 1, mask=there, other=0)
+
+
+@triton.jit
+def _weighted(grad, weights, order, k, there, c, C: tl.constexpr, ACC: tl.constexpr):
+    """Return the gradients of the samples at `k` in the order of the cells, times their weights: a row each."""
+    sample = tl.load(order + k, mask=there, other=0)
+    weight = tl.load(weights + sample, mask=there, other=0.0)[:, None]
+    mask = (weight != 0) & (c < C)
+    g = tl.load(grad + sample[:, None] * C + c, mask=mask, other=0.0).to(ACC)
+    return tl.where(mask, g * weight, 0.0)
+
+
 @triton.jit(do_not_specialize=("total", "height", "width"))
 def pixel_gradient_program(
     grad, weights, order, starts, grad_x, total, height, width,
-    C: tl.constexpr, ACC: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    C: tl.constexpr, ACC: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of a block of pixels: each is one corner of the samples of four cells.
 
-    One program writes an element, and the samples are sorted by their cell: every run sums them in the same order.
+    One program writes an element, and the samples are sorted by their cell: every run sums them in the same order. What
+    a cell has beyond `LONG` samples, the block sums together: offsets off one side of the map bring all to one cell.
     """
     blocks = tl.cdiv(height * width, BLOCK_M)
     image = (tl.program_id(0) // blocks).to(tl.int64) * height * width
-    pixel = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    own = tl.arange(0, BLOCK_M)
+    pixel = tl.program_id(0) % blocks * BLOCK_M + own
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     there = pixel < height * width
     row, col = pixel // width, pixel % width
+    starts += image
     result = tl.zeros((BLOCK_M, BLOCK_C), ACC)
-    for corner in tl.static_range(4):
-        known = there & (row >= corner // 2) & (col >= corner % 2)
-        cell = starts + image + pixel - corner // 2 * width - corner % 2
-        at = tl.load(cell, mask=known, other=0)
-        end = tl.load(cell + 1, mask=known, other=0)
-        for _ in range(tl.max(end - at)):
-            m = tl.load(order + at, mask=at < end, other=0)
-            weight = tl.load(weights + corner * total.to(tl.int64) + m, mask=at < end, other=0.0)[:, None]
-            mask = (weight != 0) & (c < C)
-            g = tl.load(grad + m[:, None] * C + c, mask=mask, other=0.0).to(ACC)
-            result += tl.where(mask, g * weight, 0.0)
+    for corner in range(4):
+        at, end = _run(starts + pixel, there, row, col, width, corner)
+        longest = tl.max(end - at)
+        for _ in range(tl.minimum(longest, LONG)):
+            result += _weighted(grad, weights, order, at, at < end, c, C, ACC)
             at += 1
-    tl.store(
-        grad_x + (image + pixel)[:, None] * C + c, result.to(grad_x.dtype.element_ty), mask=there[:, None] & (c < C)
-    )
+        if longest > LONG:
+            for one in range(BLOCK_M):
+                first, last = tl.sum(tl.where(own == one, at, 0)), tl.sum(tl.where(own == one, end, 0))
+                for start in range(first, last, BLOCK_M):
+                    rows = _weighted(grad, weights, order, start + own, start + own < last, c, C, ACC)
+                    result += tl.where((own == one)[:, None], tl.sum(rows, 0)[None, :], 0.0)
+        weights += total
+    place = grad_x + (image + pixel)[:, None] * C + c
+    tl.store(place, result.to(grad_x.dtype.element_ty), mask=there[:, None] & (c < C))

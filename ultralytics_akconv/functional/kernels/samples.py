@@ -6,13 +6,16 @@ Operators and not mere launches, so that whatever looks at PyTorch sees them: pr
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ultralytics_akconv.functional.taps import BORDERS, Base
+from ultralytics_akconv.functional.columns import stacked
+from ultralytics_akconv.functional.taps import BORDERS, position_dtype
+from ultralytics_akconv.shapes import Points
 
 KERNEL_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 # Values a program, of so many warps. A thread has eight: 16 bytes of a half. More of them, or fewer warps, need more
@@ -20,12 +23,13 @@ KERNEL_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _ROWS, _ROW_WARPS = 1024, 4
 _PIXELS, _PIXEL_WARPS = 512, 2
 _CHANNELS = 128
+_LONG = 64  # samples of a cell; an ordinary cell has one or two
 
-_BASE = "Tensor row, Tensor col, Tensor? fraction, str border"
+_SAMPLING = "float[] points, int stride, str border"  # the points flattened
 _LIBRARY = torch.library.Library("ultralytics_akconv", "DEF")
-_LIBRARY.define(f"sample(Tensor x, Tensor offset, {_BASE}) -> Tensor")
+_LIBRARY.define(f"sample(Tensor x, Tensor offset, {_SAMPLING}) -> Tensor")
 _LIBRARY.define(
-    f"sample_gradient(Tensor grad, Tensor x, Tensor offset, {_BASE}, bool by_x, bool by_offset)"
+    f"sample_gradient(Tensor grad, Tensor x, Tensor offset, {_SAMPLING}, bool by_x, bool by_offset)"
     " -> (Tensor grad_offset, Tensor cells, Tensor weights)"
 )
 _LIBRARY.define("pixel_gradient(Tensor grad, Tensor weights, Tensor order, Tensor starts, Tensor like) -> Tensor")
@@ -56,6 +60,8 @@ def _launch(name: str, grid: tuple[int, ...], like: Tensor, *arguments: Any, **c
             f"Python starts; got a tensor on {like.device}"
         )
     constants["ACC"] = getattr(tl, str(constants["ACC"]).removeprefix("torch."))
+    if name == "pixel_gradient_program":
+        constants.update(programs.REGISTERS)
     with torch.cuda.device_of(like):
         getattr(programs, name)[grid](*arguments, **constants)
 
@@ -66,37 +72,39 @@ def _blocks(values: int, channels: int) -> tuple[int, int]:
     return max(1, values // block_c), block_c
 
 
-def _settings(x: Tensor, offset: Tensor, base: Base, border: str) -> tuple[tuple[int, ...], tuple[int, ...], dict]:
-    """Return the grid, the sizes and the constants that the programs over samples share."""
+@lru_cache(maxsize=128)
+@torch.inference_mode(False)
+def _table(points: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the points (2N) on a device, remembered; no mode of torch is on below its operators, where this is."""
+    return torch.tensor(points, dtype=dtype, device=device)
+
+
+def _settings(x: Tensor, offset: Tensor, points: list[float], stride: int, border: str) -> tuple[Any, ...]:
+    """Return the grid, the arguments and the constants that the programs over samples begin with."""
     b, c, height, width = x.shape
-    n, (h, w) = base.row.shape[1], offset.shape[2:]
+    n, (h, w) = len(points) // 2, offset.shape[2:]
     block_m, block_c = _blocks(_ROWS, c)
     constants = {
         "C": c,
         "N": n,
         "BORDER": BORDERS.index(border),
-        "BETWEEN": base.fraction is not None,
         "ACC": _accumulator(x, offset),
         "BLOCK_M": block_m,
         "BLOCK_C": block_c,
         "num_warps": _ROW_WARPS,
     }
-    return (b * -(-h * w * n // block_m),), (h, w, height, width, *offset.stride()), constants
+    table = _table(tuple(points), position_dtype(offset.dtype), x.device)
+    arguments = x, offset, table, stride, h, w, height, width, *offset.stride()
+    return (b * -(-h * w * n // block_m),), arguments, constants
 
 
-def _tables(base: Base) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the base as the programs read it: (h, N), (N, w) and (N, 2), each without gaps."""
-    fraction = None if base.fraction is None else base.fraction.T.contiguous()
-    return base.row.contiguous(), base.col.contiguous(), fraction
-
-
-def _sample(x: Tensor, offset: Tensor, row: Tensor, col: Tensor, fraction: Tensor | None, border: str) -> Tensor:
+def _sample(x: Tensor, offset: Tensor, points: list[float], stride: int, border: str) -> Tensor:
     """Return the samples (B, h, N, w, C) of a channels_last map."""
-    base = Base(row, col, fraction)
-    samples = _empty((len(x), len(row), row.shape[1], col.shape[1], x.shape[1]), x.dtype, x.device)
+    h, w = offset.shape[2:]
+    samples = _empty((len(x), h, len(points) // 2, w, x.shape[1]), x.dtype, x.device)
     if samples.numel() and not x.is_meta:
-        grid, sizes, constants = _settings(x, offset, base, border)
-        _launch("sample_program", grid, x, x, offset, *_tables(base), samples, *sizes, **constants)
+        grid, arguments, constants = _settings(x, offset, points, stride, border)
+        _launch("sample_program", grid, x, *arguments, samples, **constants)
     return samples
 
 
@@ -104,9 +112,8 @@ def _sample_gradient(
     grad: Tensor,
     x: Tensor,
     offset: Tensor,
-    row: Tensor,
-    col: Tensor,
-    fraction: Tensor | None,
+    points: list[float],
+    stride: int,
     border: str,
     by_x: bool,
     by_offset: bool,
@@ -115,18 +122,14 @@ def _sample_gradient(
 
     What is not asked for is empty.
     """
-    base = Base(row, col, fraction)
-    count, pixels = grad.numel() // grad.shape[-1], len(x) * x.shape[2] * x.shape[3]
+    count, pixels = grad.numel() // x.shape[1], len(x) * x.shape[2] * x.shape[3]
     grad_offset = torch.empty_like(offset) if by_offset else offset.new_empty(0)
-    wide = torch.int32 if pixels < 2**31 else torch.int64
-    cells = _empty((count if by_x else 0,), wide, x.device)
+    cells = _empty((count if by_x else 0,), torch.int32 if pixels < 2**31 else torch.int64, x.device)
     weights = _empty((4, len(cells)), _accumulator(x, offset), x.device)
-    if not x.is_meta:
-        grid, sizes, constants = _settings(x, offset, base, border)
-        _launch(
-            "sample_gradient_program", grid, x, x, offset, *_tables(base), grad, grad_offset, cells, weights, len(x),
-            *sizes, BY_X=by_x, BY_OFFSET=by_offset, **constants,
-        )  # fmt: skip
+    if grad.numel() and not x.is_meta:
+        grid, arguments, constants = _settings(x, offset, points, stride, border)
+        constants.update(BY_X=by_x, BY_OFFSET=by_offset)
+        _launch("sample_gradient_program", grid, x, *arguments, grad, grad_offset, cells, weights, len(x), **constants)
     return grad_offset, cells, weights
 
 
@@ -134,12 +137,12 @@ def _pixel_gradient(grad: Tensor, weights: Tensor, order: Tensor, starts: Tensor
     """Return the gradient by the input, (B, C, H, W) channels_last in the dtype of `like`."""
     b, c, height, width = like.shape
     pixels = _empty((b, height, width, c), like.dtype, like.device)
-    if not like.is_meta:
+    if like.numel() and not like.is_meta:
         block_m, block_c = _blocks(_PIXELS, c)
         grid = b * -(-height * width // block_m), -(-c // block_c)
         _launch(
             "pixel_gradient_program", grid, like, grad, weights, order, starts, pixels, len(order), height, width,
-            C=c, ACC=weights.dtype, BLOCK_M=block_m, BLOCK_C=block_c, num_warps=_PIXEL_WARPS,
+            C=c, ACC=weights.dtype, BLOCK_M=block_m, BLOCK_C=block_c, LONG=_LONG, num_warps=_PIXEL_WARPS,
         )  # fmt: skip
     return pixels.permute(0, 3, 1, 2)
 
@@ -158,31 +161,37 @@ def _pixel_rows(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def _is_dense(offset: Tensor) -> bool:
+    """Return whether another tensor with its strides has a place of its own for every element, and no gaps."""
+    return torch.empty_like(offset, device="meta").stride() == offset.stride()
+
+
 class KernelSamples(torch.autograd.Function):
-    """Samples as rows, (B, h, N, w, C), of `x` (B, C, H, W) and `offset` (B, 2N, h, w); neither is empty."""
+    """Samples (B, C, h*N, w), channels_last, of `x` (B, C, H, W) and `offset` (B, 2N, h, w)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
         """Sum the four rows of every sample."""
         ctx.save_for_backward(x, offset)
-        ctx.base, ctx.border = base, border
-        return torch.ops.ultralytics_akconv.sample(_pixel_rows(x), offset, *base, border)
+        ctx.sampling = [number for point in points for number in point], stride, border
+        return stacked(torch.ops.ultralytics_akconv.sample(_pixel_rows(x), offset, *ctx.sampling), offset)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by `x` and `offset`, each only if it is asked for."""
-        x, offset = ctx.saved_tensors
-        by_x, by_offset = ctx.needs_input_grad[:2]
-        operators, grad = torch.ops.ultralytics_akconv, grad.contiguous()
-        x = _pixel_rows(x)
-        if torch.empty_like(offset, device="meta").stride() != offset.stride():  # expanded, or with gaps
-            offset = offset.contiguous()
-        grad_offset, cells, weights = operators.sample_gradient(grad, x, offset, *ctx.base, ctx.border, by_x, by_offset)
+        operators, (x, offset), (by_x, by_offset) = (
+            torch.ops.ultralytics_akconv,
+            ctx.saved_tensors,
+            ctx.needs_input_grad[:2],
+        )
+        x, grad = _pixel_rows(x), _pixel_rows(grad)  # a row of channels is a pixel of either
+        offset = offset if _is_dense(offset) else offset.contiguous()
+        grad_offset, cells, weights = operators.sample_gradient(grad, x, offset, *ctx.sampling, by_x, by_offset)
         grad_x = None
         if by_x:
             cells, order = cells.sort(stable=True)
             pixels = torch.arange(len(x) * x.shape[2] * x.shape[3] + 1, dtype=cells.dtype, device=x.device)
             starts = torch.searchsorted(cells, pixels, out_int32=len(order) < 2**31)
             grad_x = operators.pixel_gradient(grad, weights, order, starts, x)
-        return grad_x, grad_offset if by_offset else None, None, None
+        return grad_x, grad_offset if by_offset else None, None, None, None

@@ -11,7 +11,8 @@ import importlib.util
 import os
 import threading
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -122,11 +123,13 @@ def _errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
         h, w = (height - 1) // _STRIDE + 1, (width - 1) // _STRIDE + 1
         x, offset, grad = (
             torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-            for shape in (_SHAPE, (b, 2 * len(_POINTS), h, w), (b, h, len(_POINTS), w, _SHAPE[1]))
+            for shape in (_SHAPE, (b, 2 * len(_POINTS), h, w), (b, _SHAPE[1], h * len(_POINTS), w))
         )
         offset[0, 3, 1, 2], offset[1, 7, 0, 0] = float("inf"), -1e4
-        found = _passed(KernelSamples.apply, x, offset, grad, device, dtype)
-        wanted = _passed(gather_samples, x, offset, grad, torch.device("cpu"), torch.float64)
+        base = base_positions(_POINTS, _STRIDE, h, w, torch.float64, torch.device("cpu"))
+        wanted = _passed(gather_samples, x.double(), offset.double(), grad.double(), base, "paper")
+        tensors = (tensor.to(device) for tensor in (x, offset, grad))
+        found = _passed(KernelSamples.apply, *tensors, _POINTS, _STRIDE, "paper")
     names = ("samples", "input gradient", "offset gradient")
     return {
         name: ((a.double().cpu() - b).abs() / b.abs().clamp_min(1)).max().item()
@@ -134,12 +137,8 @@ def _errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     }
 
 
-def _passed(
-    sample: object, x: Tensor, offset: Tensor, grad: Tensor, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+def _passed(sample: Callable[..., Tensor], x: Tensor, offset: Tensor, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """Return samples and gradients of a formulation."""
-    x, offset = (tensor.to(device, dtype).requires_grad_() for tensor in (x, offset))
-    accumulator = torch.promote_types(dtype, torch.float32)
-    base = base_positions(_POINTS, _STRIDE, *offset.shape[2:], accumulator, device)
-    samples = sample(x, offset, base, "paper")
-    return samples.detach(), *torch.autograd.grad(samples, (x, offset), grad.to(device, dtype))
+    x, offset = x.requires_grad_(), offset.requires_grad_()
+    samples = sample(x, offset, *rest)
+    return samples.detach(), *torch.autograd.grad(samples, (x, offset), grad)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ultralytics_akconv.functional.taps import base_positions, position_dtype
+from ultralytics_akconv.functional.taps import base_positions, border_factor, position_dtype
 from ultralytics_akconv.shapes import Points
 
 
@@ -51,9 +51,7 @@ def _on_the_map(offset: Tensor, base: Tensor, size: int) -> tuple[Tensor, Tensor
     comes near them. There are no integers and no comparisons, which would keep runtimes from joining the steps.
     """
     first, last = -base, size - 1 - base
-    low = offset.floor()
-    factor = torch.maximum(first + 1 - low, low - (last - 2)).clamp(1, 2)  # 2 from `first - 1` down and `last` up
-    return torch.minimum(torch.maximum(offset, first), last), factor
+    return torch.minimum(torch.maximum(offset, first), last), border_factor(offset, first, last)
 
 
 class _DeformConv(torch.autograd.Function):
