@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from ultralytics_akconv.functional.taps import REACH, Base, position_dtype
 
+_NOWHERE = -3.0  # for a NaN: off any map, where the position changes nothing anyhow
 _ROUNDING = 3  # times the dtype's eps and the side of the map: no position on a side up to 4096 px is off by more
 
 
@@ -33,7 +34,7 @@ class GridPlaces(torch.autograd.Function):
     def forward(
         ctx: Any, offset: Tensor, base: Base, size: tuple[int, int], border: str, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Compute both; a NaN offset makes both NaN, since `grid_sample` would read some pixel there."""
+        """Compute both; a NaN offset makes the factor NaN: with a NaN itself, `grid_sample` reads anywhere on a CPU."""
         reach = min(REACH, torch.finfo(offset.dtype).max)
         place = _by_axis(offset.clamp(-reach, reach))  # (B, h, N, w, 2)
         place = place.to(dtype, memory_format=torch.contiguous_format, copy=True)
@@ -53,6 +54,7 @@ class GridPlaces(torch.autograd.Function):
             factor = torch.add(row * col, factor, alpha=0)
         else:
             factor = factor.mul_(0).add_(1)
+        place.nan_to_num_(_NOWHERE)
         ctx.save_for_backward(place)
         ctx.size, ctx.dtype = size, offset.dtype
         factor = factor.flatten(1, 2).unsqueeze(1)
@@ -64,7 +66,7 @@ class GridPlaces(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient by the offsets: none by a NaN."""
         (place,) = ctx.saved_tensors
-        grad = grad.reshape(place.shape).masked_fill(place.isnan(), 0)
+        grad = grad.reshape(place.shape).masked_fill(place == _NOWHERE, 0)
         b, h, n, w, _ = place.shape
         result = torch.empty((b, 2 * n, h, w), dtype=ctx.dtype, device=grad.device)
         for axis, side in enumerate(ctx.size):

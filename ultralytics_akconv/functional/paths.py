@@ -15,6 +15,7 @@ from ultralytics_akconv.functional.tracing import is_traced
 
 # "bags" is fast on a CPU, "kernels" on a GPU, "grid" on a GPU without Triton; "gather" works everywhere.
 PATHS = ("bags", "kernels", "grid", "gather")
+_COUNTED = 2**31 - 2**10  # the kernels count the pixels and samples of an image in 32 bits, a block beyond the last
 # A variable of the process and not of a context: a backward pass on a GPU runs in threads of its own.
 _forced: str | None = None
 
@@ -57,13 +58,15 @@ def sampling_path(x: Tensor, offset: Tensor) -> str:
     if x.device.type == "cpu":
         return "bags" if x.dtype in (torch.float32, torch.float64) else "gather"
     if x.device.type == "cuda" and type(x) in (Tensor, Parameter):  # not fake ones and the like, without memory
-        return _gpu_path(x.device, x.dtype, offset.dtype)
+        n, (h, w) = offset.shape[1] // 2, offset.shape[2:]
+        counted = max(x.shape[2] * x.shape[3], n * h * w) < _COUNTED
+        return _gpu_path(x.device, x.dtype, offset.dtype, counted)
     return "gather"
 
 
-def _gpu_path(device: torch.device, dtype: torch.dtype, offset_dtype: torch.dtype) -> str:
-    """Return the path on a GPU, for an input and offsets of these dtypes."""
-    if {dtype, offset_dtype} <= KERNEL_DTYPES and kernel_status(device, dtype).trusted:
+def _gpu_path(device: torch.device, dtype: torch.dtype, offset_dtype: torch.dtype, counted: bool = True) -> str:
+    """Return the path on a GPU, for an input and offsets of these dtypes whose pixels can be counted in 32 bits."""
+    if counted and {dtype, offset_dtype} <= KERNEL_DTYPES and kernel_status(device, dtype).trusted:
         return "kernels"
     if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
         return "gather"  # the gradient of `grid_sample` is summed in any order, which PyTorch would refuse

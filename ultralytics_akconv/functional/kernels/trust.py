@@ -12,6 +12,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -76,7 +77,8 @@ def _status(device: torch.device, dtype: torch.dtype) -> KernelStatus:
     if reason is not None:
         return KernelStatus(False, reason)
     try:
-        errors = _errors(device, dtype)
+        with ThreadPoolExecutor(1) as fresh:  # a thread has no mode, no autocast and no gradient switched off
+            errors = fresh.submit(_errors, device, dtype).result()
     except Exception as error:  # a compiler fails in ways of its own
         return _failed(device, dtype, f"{type(error).__name__}: {error}", {})
     wrong = {what: error for what, error in errors.items() if not error <= _TOLERANCES[dtype]}
@@ -117,19 +119,18 @@ def _failed(device: torch.device, dtype: torch.dtype, reason: str, errors: dict[
 
 def _errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Return how far the kernels are from the plain formula in float64, on samples on and off a small map."""
-    with torch.inference_mode(False), torch.enable_grad():
-        generator = torch.Generator().manual_seed(0)
-        b, _, height, width = _SHAPE
-        h, w = (height - 1) // _STRIDE + 1, (width - 1) // _STRIDE + 1
-        x, offset, grad = (
-            torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-            for shape in (_SHAPE, (b, 2 * len(_POINTS), h, w), (b, _SHAPE[1], h * len(_POINTS), w))
-        )
-        offset[0, 3, 1, 2], offset[1, 7, 0, 0] = float("inf"), -1e4
-        base = base_positions(_POINTS, _STRIDE, h, w, torch.float64, torch.device("cpu"))
-        wanted = _passed(gather_samples, x.double(), offset.double(), grad.double(), base, "paper")
-        tensors = (tensor.to(device) for tensor in (x, offset, grad))
-        found = _passed(KernelSamples.apply, *tensors, _POINTS, _STRIDE, "paper")
+    generator = torch.Generator().manual_seed(0)  # the user's random numbers stay as they are
+    b, c, height, width = _SHAPE
+    n, h, w = len(_POINTS), (height - 1) // _STRIDE + 1, (width - 1) // _STRIDE + 1
+    x, offset, grad = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        for shape in (_SHAPE, (b, 2 * n, h, w), (b, c, h * n, w))
+    )
+    offset[0, 3, 1, 2], offset[1, 7, 0, 0] = float("inf"), -1e4
+    base = base_positions(_POINTS, _STRIDE, h, w, torch.float64, torch.device("cpu"))
+    wanted = _passed(gather_samples, x.double(), offset.double(), grad.double(), base, "paper")
+    x, offset, grad = (tensor.to(device) for tensor in (x, offset, grad))
+    found = _passed(KernelSamples.apply, x, offset, grad, _POINTS, _STRIDE, "paper")
     names = ("samples", "input gradient", "offset gradient")
     return {
         name: ((a.double().cpu() - b).abs() / b.abs().clamp_min(1)).max().item()
