@@ -4,9 +4,8 @@
 import gc
 import math
 import os
-import resource
-from pathlib import Path
 
+import psutil
 import pytest
 import reference
 import torch
@@ -166,11 +165,8 @@ def test_autocast_at_640_px_stays_within_the_tolerance_of_its_dtype(half):
 
 
 def resident():
-    """Return the resident memory in MiB; the highest it has been where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """Return the resident memory in MiB."""
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def soak(passes):

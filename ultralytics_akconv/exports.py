@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.functional.movable import movable_traces
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.paddle import teach_x2paddle
 
@@ -121,14 +121,12 @@ def choosing_call(host_call: Callable) -> Callable:
             check_export(*settled, self.args.dynamic, self.args.batch)
             if settled[0] == "paddle":
                 teach_x2paddle()  # here, since the host has installed its converter by the time it traces
-            form = choose_form(*settled, self.device.type)
-            if form == "deform":
-                importlib.import_module("torchvision")  # its operator must be known to torch; here, for it is slow
-            return form
+            return choose_form(*settled, self.device.type)
 
         if any(isinstance(layer, AKConv) for layer in model.modules()):
             check_export(*_asked_for(self.args), self.args.dynamic, self.args.batch)
-        with export_form(choose):
+        movable = str(self.args.format).lower() == "torchscript"
+        with export_form(choose), movable_traces() if movable else contextlib.nullcontext():
             return host_call(self, model, *args, **kwargs)
 
     return call

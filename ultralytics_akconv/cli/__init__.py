@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +71,9 @@ def _add_commands(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 1 after an error of the user's, which is printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console may lack a character; no command ends for it
     parser = argparse.ArgumentParser("akconv", description="AKConv (LDConv) in Ultralytics YOLO models")
     parser.add_argument("--version", action="version", version=__version__)
     _add_commands(parser, "commands", "COMMAND", COMMANDS)

@@ -56,6 +56,17 @@ def settings_text(settings: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
+def print_text(text: str) -> None:
+    """Print the text of a file: in UTF-8, as the file would hold it, where the output goes to one."""
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None or sys.stdout.isatty():
+        print(text, end="")
+    else:
+        sys.stdout.flush()
+        stream.write(text.encode("utf-8"))
+        stream.flush()
+
+
 def exit_status(command: str, run: Callable[[], None]) -> int:
     """Run a command and return its exit status: 0, or 1 after an error of the user's, which is printed."""
     try:

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from ultralytics_akconv import SHAPES, graft
-from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, shape, where
+from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, print_text, shape, where
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.grafting import resolvable_models
@@ -45,7 +45,7 @@ def _run_graft(options: argparse.Namespace) -> None:
         write_whole(options.output, text)
         print(f"wrote {options.output}")
     else:
-        print(text, end="")
+        print_text(text)
 
 
 def _run_models(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from ultralytics_akconv.functional.kernels import KernelSamples
 from ultralytics_akconv.functional.paths import PATHS, sampling_path, using_path
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, Base, base_positions, cached_base_positions, position_dtype
-from ultralytics_akconv.functional.tracing import is_exported, is_traced
+from ultralytics_akconv.functional.tracing import is_exported, is_traced, is_transformed
 from ultralytics_akconv.shapes import Points
 
 __all__ = (
@@ -97,7 +97,7 @@ def _sampler(x: Tensor, offset: Tensor, points: Points, stride: int, border: str
 
 def _recomputed_gather(x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
     """Return `gather_samples`, of which autograd keeps the input and the offsets and no copies of the samples."""
-    if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad):
+    if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad) and not is_transformed():
         return checkpoint(gather_samples, x, offset, base, border, use_reentrant=False, preserve_rng_state=False)
     return gather_samples(x, offset, base, border)
 

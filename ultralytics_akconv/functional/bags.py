@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from ultralytics_akconv.functional.columns import stacked
+from ultralytics_akconv.functional.remembering import under_a_mode
 from ultralytics_akconv.functional.taps import Base, Taps, sampling_taps
 
 _CACHED = 2**14  # samples a step where one step reads what another has just written: a megabyte at 16 channels
@@ -113,7 +114,7 @@ def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -
     """Return the gradient by the input, (B, C, H, W) channels_last: per pixel, the bag of the samples that read it."""
     b, c, height, width = x.shape
     pixels, order = indices.flatten().sort()
-    counts = torch.bincount(pixels, minlength=b * height * width)
+    counts = _counts(pixels, b * height * width)
     starts = counts.cumsum(0) - counts
     rows = embedding_bag(
         order.to(torch.int32) >> 2,  # tap 4 * m + k belongs to sample m
@@ -123,3 +124,10 @@ def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -
         per_sample_weights=weights.flatten().index_select(0, order),  # three times as fast as `take`
     )
     return rows.view(b, height, width, c).permute(0, 3, 1, 2)
+
+
+def _counts(pixels: Tensor, length: int) -> Tensor:
+    """Return how often each number from 0 to `length` - 1 is among the pixels."""
+    if under_a_mode():  # a fake tensor cannot tell how long `bincount` would be
+        return pixels.new_zeros(length, dtype=torch.int64).index_add_(0, pixels, torch.ones_like(pixels).long())
+    return torch.bincount(pixels, minlength=length)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ultralytics_akconv.functional.kernels import KERNEL_DTYPES, kernel_status
-from ultralytics_akconv.functional.tracing import is_traced
+from ultralytics_akconv.functional.tracing import is_traced, is_transformed
 
 # "bags" is fast on a CPU, "kernels" on a GPU, "grid" on a GPU without Triton; "gather" works everywhere.
 PATHS = ("bags", "kernels", "grid", "gather")
@@ -49,9 +49,7 @@ def sampling_path(x: Tensor, offset: Tensor) -> str:
 
     The first call for a dtype on a GPU runs the self-check of the kernels, see `kernels.kernel_status`.
     """
-    if is_traced():
-        return "gather"
-    if not x.numel() or not offset.numel():
+    if is_traced() or is_transformed() or not x.numel() or not offset.numel():
         return "gather"
     if _forced is not None:
         return _forced

@@ -67,7 +67,10 @@ def run_sweep(
         cells = waiting if minutes is None else _within(waiting, minutes)
         for cell, status in ENGINES[engine](plan, cells, folder, jobs):
             LOGGER.info(f"Sweep: {cell.name} {status}")
-            write_report(plan, folder)
+            try:
+                write_report(plan, folder)
+            except PermissionError as error:  # Windows: somebody has opened a table; there will be another report
+                LOGGER.warning(f"Sweep: the report was not written: {error}")
         write_report(plan, folder)
         return {cell.name: read_state(folder, cell)["status"] for cell in plan.cells()}
 

@@ -8,6 +8,7 @@ runtime that computes in bfloat16 loses no more than the offset itself has lost.
 
 from __future__ import annotations
 
+from importlib import import_module
 from math import floor
 from typing import Any
 
@@ -21,7 +22,8 @@ from ultralytics_akconv.shapes import Points
 def deform_akconv2d(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
 ) -> Tensor:
-    """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments. Needs torchvision to be imported."""
+    """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments."""
+    import_module("torchvision")  # torch knows its operator only then; here, since its import is slow
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
     offset = offset.to(dtype)

@@ -6,7 +6,6 @@ Operators and not mere launches, so that whatever looks at PyTorch sees them: pr
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ultralytics_akconv.functional.columns import stacked
+from ultralytics_akconv.functional.remembering import remembered
 from ultralytics_akconv.functional.taps import BORDERS, position_dtype
 from ultralytics_akconv.shapes import Points
 
@@ -72,10 +72,9 @@ def _blocks(values: int, channels: int) -> tuple[int, int]:
     return max(1, values // block_c), block_c
 
 
-@lru_cache(maxsize=128)
-@torch.inference_mode(False)
+@remembered(128)
 def _table(points: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the points (2N) on a device, remembered; no mode of torch is on below its operators, where this is."""
+    """Return the points (2N) on a device."""
     return torch.tensor(points, dtype=dtype, device=device)
 
 
