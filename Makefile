@@ -11,7 +11,6 @@ RUNTIMES ?= required
 export YOLO_CONFIG_DIR := $(CURDIR)/$(VENV)/config
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
-RUN := $(CURDIR)/runs/akconv-mini
 
 .PHONY: help setup train test coverage lint docs bench matrix configs clean
 .DEFAULT_GOAL := help
@@ -32,10 +31,11 @@ setup: $(VENV)/ready ## make .venv and install everything
 train: setup ## train YOLOv8n-AKConv on the bundled images and say where the weights lie
 	@echo "== Training yolov8n-akconv.yaml on akconv-mini.yaml (32 real images, $(EPOCHS) epochs, 320 px)"
 	$(BIN)/yolo train model=yolov8n-akconv.yaml data=akconv-mini.yaml epochs=$(EPOCHS) imgsz=320 batch=4 nbs=4 \
-		project="$(CURDIR)/runs" name=akconv-mini exist_ok=True
+		project="$(CURDIR)/runs" name=akconv-mini
 	@echo "== Done. The table above holds precision, recall, mAP50 and mAP50-95 of the best epoch on the 8 validation images."
-	@echo "   weights: $(RUN)/weights/best.pt"
-	@echo "   curves:  $(RUN)/results.csv, $(RUN)/results.png and the other pictures beside them"
+	@run=$$(ls -td "$(CURDIR)"/runs/akconv-mini* | head -n 1); \
+		echo "   weights: $$run/weights/best.pt"; \
+		echo "   curves:  $$run/results.csv, $$run/results.png and the other pictures beside them"
 
 # Apart from the set-up: a runtime without a wheel for this Python must not keep anybody from training.
 $(VENV)/runtimes: $(VENV)/ready
@@ -73,5 +73,9 @@ matrix: setup ## run the tests on older Ultralytics releases and write the table
 configs: setup ## write cfg/models again from the installed Ultralytics
 	$(BIN)/python scripts/make_configs.py
 
-clean: ## remove what the commands above made
-	rm -rf $(VENV) build dist runs datasets *.egg-info
+# What is kept may hold a dataset of somebody's or days of training: it goes by hand alone.
+clean: ## remove .venv and what was built; says what it keeps
+	rm -rf $(VENV) build dist site *.egg-info
+	@for folder in datasets runs weights .matrix; do \
+		if [ -e "$$folder" ]; then echo "== kept $(CURDIR)/$$folder: remove it by hand if nothing in it is wanted"; fi; \
+	done

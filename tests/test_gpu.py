@@ -94,7 +94,7 @@ def test_the_report_of_a_sweep_names_the_device_of_its_trainings(monkeypatch, de
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--device", "cuda:99"], "gpu.py: device must be one of cpu"),
+        (["--device", "cuda:99"], "gpu.py: there is no device 'cuda:99' here, only cpu"),
         (["--device", "cpu", "--minutes", "0"], "gpu.py: minutes must be above 0, got 0.0"),
         (["--device", "cpu", "--train"], "--train needs --data"),
         (["--device", "cpu", "--steps", "nothing"], "argument --steps: invalid choice: 'nothing'"),

@@ -22,8 +22,8 @@ from ultralytics import YOLO
 from ultralytics_akconv import datasets
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.sweep import Arm, Cell, Plan, host_arguments, model_file, read_arm, run, run_sweep, seeds_needed
-from ultralytics_akconv.sweep.plan import read_state
-from ultralytics_akconv.sweep.results import differences, summary, table
+from ultralytics_akconv.sweep.plan import read_state, write_json
+from ultralytics_akconv.sweep.results import differences, score_names, summary, table, write_report
 from ultralytics_akconv.sweep.run import last_epoch
 
 pytest.importorskip("faster_coco_eval", reason="the extra `eval`")
@@ -164,6 +164,8 @@ def test_a_plan_refuses_what_cannot_work_before_the_work(tmp_path):
         plan_of("a.yaml", arms=({"num_param": 3, "seed": 1},))
     with pytest.raises(ValueError, match=r"where of an arm needs a number of points \(num_param\)"):
         plan_of("a.yaml", arms=({"where": "neck"},))
+    with pytest.raises(ValueError, match="the shape of an arm must be a name"):
+        plan_of("a.yaml", arms=({"num_param": 2, "shape": [[0, 0], [0, 1]]},))
     with pytest.raises(ValueError, match="attic"):
         plan_of("a.yaml", arms=({"num_param": 3, "where": "attic"},))
     with pytest.raises(ValueError, match="no engine 'dask': serial, processes, ray"):
@@ -175,6 +177,21 @@ def test_a_plan_refuses_what_cannot_work_before_the_work(tmp_path):
     with pytest.raises(ValueError, match="2 jobs with the engine 'serial'"):
         run_sweep(plan_of("a.yaml"), tmp_path / "sweep", jobs=2)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_refuses_what_cannot_be_evaluated_before_the_first_training(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(YOLO, "train", lambda *_, **__: pytest.fail("trained"))
+    folder = tmp_path / "sweep"
+    with pytest.raises(ValueError, match="has no split 'test': it has train, val"):
+        run_sweep(plan_of(data, split="test"), folder)
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        run_sweep(plan_of(data, models=("absent.yaml",), num_param=()), folder)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ImportError, match="COCO metrics need faster-coco-eval"):
+        run_sweep(plan_of(data), folder)
+    command = ["benchmark", "train", "--data", data, "--num-param", "3", "--seeds", "0", "-o", str(folder)]
+    assert main(command) == 1
+    assert not folder.exists()
 
 
 def result(ap, **other):
@@ -220,6 +237,38 @@ def test_the_report_tells_paired_differences_with_their_intervals_against_each_b
     assert rows[still, free]["verdict"] == "no difference shown"
     text = table(plan, {cell: {"status": "done"} for cell in done}, done)
     assert f"| {free} | {plain} | AP | 4 | +3.5 | +2.6 to +4.4 | {rows[free, plain]['needed']} | better |" in text
+
+
+def test_other_tasks_are_compared_by_the_scores_that_they_have(tmp_path):
+    plan = Plan("x.yaml", num_param=(5,), seeds=(0, 1))
+    sizes = {"parameters": 3_000_000, "gflops": 8.0, "latency": 2.0, "images": 8}
+    values = {"yolov8n-plain": (0.5, 0.6), "yolov8n-akconv5-default": (0.7, 0.9)}
+    done = {
+        cell: {"mAP50": 0.1, "mask_mAP50": 0.2, "mask_mAP": values[cell.arm.name][cell.seed], **sizes}
+        for cell in plan.cells()
+    }
+    assert score_names(done) == ["mAP50", "mask_mAP50", "mask_mAP"]
+    text = table(plan, {cell: {"status": "done"} for cell in done}, done)
+    assert "| mAP50 | mask_mAP50 | mask_mAP |" in text
+    assert "| yolov8n-akconv5-default | yolov8n-plain | mask_mAP | 2 | +25.0 | -38.5 to +88.5 |" in text
+    assert "| mAP50 | 2 |" not in text
+    with plan.claim(tmp_path):
+        for cell, figures in done.items():
+            run_folder = tmp_path / cell.name / "train"
+            run_folder.mkdir(parents=True)
+            write_json(run_folder.parent / "cell.json", {"status": "done", "seconds": 9.0, "result": figures})
+            head = "epoch,time,metrics/mAP50(B),metrics/mAP50(M),metrics/mAP50-95(M)"
+            (run_folder / "results.csv").write_text(f"{head}\n1,10,0.1,0.2,0.3\n2,14,0.1,0.2,0.4\n3,19,0.1,0.3,0.5\n")
+        write_report(plan, tmp_path)
+    with open(tmp_path / "curves.csv", newline="", encoding="utf-8") as stream:
+        curve = [(row["epoch"], row["mask_mAP50"], row["mask_mAP"]) for row in csv.DictReader(stream)][:3]
+    assert curve == [("1", "0.2", "0.3"), ("2", "0.2", "0.4"), ("3", "0.3", "0.5")]
+    with open(tmp_path / "cells.csv", newline="", encoding="utf-8") as stream:
+        assert [row["epoch_seconds"] for row in csv.DictReader(stream)] == ["4.5"] * 4
+    with open(tmp_path / "differences.csv", newline="", encoding="utf-8") as stream:
+        rows = {row["score"]: row for row in csv.DictReader(stream)}
+    assert float(rows["mask_mAP"]["mean"]) == pytest.approx(0.25)
+    assert (tmp_path / "differences.png").stat().st_size > 5000
 
 
 def test_the_number_of_seeds_is_the_least_whose_test_has_the_power():
@@ -275,6 +324,9 @@ def test_the_arms_of_a_command_line_are_read():
     assert cell.name == "yolov8n-akconv5-default-3-5-zeros-lr0-0.1-freeze-offsets-seed0"
     assert [baseline.name for baseline in cell.arm.baselines()] == [plain.arm.name, "yolov8n-akconv5-default-3-5-zeros"]
     assert [index for index, row in enumerate(yaml_rows(cell.arm.file())) if row[2] == "AKConv"] == [3, 5]
+    (cell,) = Plan("a.yaml", num_param=(), seeds=(0,), baseline=False, arms=({"freeze": [1, 2], "lr0": 1},)).cells()
+    assert cell.arm.settings({"lr0": 2, "imgsz": 64}) == {"freeze": [1, 2], "lr0": 1, "imgsz": 64}
+    assert cell.name == "yolov8n-plain-freeze-1-2-lr0-1-seed0"
     with pytest.raises(ValueError, match="no argument 'wher'"):
         read_arm("num_param=5 wher=neck")
     with pytest.raises(ValueError, match="'five' is not an argument"):

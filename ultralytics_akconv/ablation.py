@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ultralytics_akconv.conversion.checkpoint import read_source, write_checkpoint
 from ultralytics_akconv.conversion.images import CalibrationImages
-from ultralytics_akconv.evaluation import Evaluation, evaluate, markdown
+from ultralytics_akconv.evaluation import Evaluation, TaskEvaluation, check_evaluation, evaluate, markdown
 from ultralytics_akconv.functional import sampling_positions
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.plots.samples import choose_layers
@@ -64,15 +64,15 @@ class Ablation:
     """
 
     layers: tuple[LayerOffsets, ...]
-    learned: Evaluation
-    mean: Evaluation
-    rest: Evaluation
+    learned: Evaluation | TaskEvaluation
+    mean: Evaluation | TaskEvaluation
+    rest: Evaluation | TaskEvaluation
     images: int
 
     def table(self) -> str:
         """Return two Markdown tables: the evaluations, and the offsets layer by layer."""
         evaluations = {"as learned": self.learned, "their mean": self.mean, "none": self.rest}
-        rows = [{"offsets": name, **asdict(evaluation)} for name, evaluation in evaluations.items()]
+        rows = [{"offsets": name, **evaluation.figures()} for name, evaluation in evaluations.items()]
         return f"{markdown(rows)}\n\n{markdown([asdict(layer) for layer in self.layers])}"
 
 
@@ -98,7 +98,8 @@ def ablate_offsets(
         >>> print(ablate_offsets("best.pt", "coco.yaml").table())
     """
     network = read_source(model)
-    choose_layers(network)  # before the work
+    choose_layers(network)  # both before the work
+    check_evaluation(network.task, data, split)
     calibration = CalibrationImages(data, images, imgsz, network.task, network.yaml.get("channels", 3))
     means, layers = offset_statistics(network, calibration)
     evaluations = []

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from ultralytics import YOLO
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.timing import find_device, interleave
+from ultralytics_akconv.host import built_like, input_channels
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.opening import host_model
 
 FORMATS = ("torchscript", "onnx", "onnx:19", "openvino", "ncnn", "mnn")
 _IMAGES = 3  # compared in each format, none of which was traced
@@ -52,14 +53,14 @@ def benchmark_exports(
     """
     where = find_device(device)
     torch.manual_seed(0)
-    network = YOLO(model).model
-    plain = type(network)(plain_model(network.yaml), verbose=False)
+    network = host_model(model, exported=False).model
+    plain = built_like(network, plain_model(network.yaml))
     plain.args, plain.task = network.args, network.task  # what the exporter reads
     networks = {"plain": plain, "akconv": network}
     trained = any(layer.p_conv.weight.any() for layer in network.modules() if isinstance(layer, AKConv))
     for peer in (plain,) if trained else (plain, network):
         settle(peer, imgsz)
-    images = torch.rand(_IMAGES, 3, imgsz, imgsz)
+    images = torch.rand(_IMAGES, input_channels(network), imgsz, imgsz)
     rows = [_row(name, networks, images, repeats, where, half) for name in formats]
     settings = {"model": model, "imgsz": imgsz, "device": device, "half": half, "rounds": repeats}
     return Report("AKConv exports", settings, machine(where), rows)
@@ -79,7 +80,7 @@ def settle(network: nn.Module, imgsz: int) -> None:
     network.train()
     with torch.no_grad():
         for _ in range(_IMAGES):
-            network(torch.rand(2, 3, imgsz, imgsz))
+            network(torch.rand(2, input_channels(network), imgsz, imgsz))
     for norm, before in zip(norms, momentum):
         norm.momentum = before
     network.eval()

@@ -34,7 +34,7 @@ def find_device(name: str) -> torch.device:
     allowed = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
     device = f"cuda:{name}" if name.isdecimal() else name
     if device not in allowed:
-        raise ValueError(f"device must be one of {', '.join(allowed)} on this machine, got {name!r}")
+        raise ValueError(f"there is no device {name!r} here, only {', '.join(allowed)}")
     return torch.device("cuda:0" if device == "cuda" else device)  # a tensor there says its number, too
 
 

@@ -32,6 +32,7 @@ GROUPS = {
         "shapes": ("initial sampling shapes", "plot:add_shapes"),
         "offsets": ("where a model's AKConv layers read an image", "plot:add_offsets"),
         "training": ("how the offsets grew in a training", "plot:add_training"),
+        "ablation": ("what the offsets of a trained model are worth", "ablation:add_ablation"),
     },
     "benchmarks": {
         "op": ("one layer against a 3x3 Conv and against other formulations", "benchmark:add_op"),

@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ultralytics_akconv.cli.arguments import shape
+from ultralytics_akconv.cli.arguments import positive, shape
+from ultralytics_akconv.files import check_figure, save_figure
 from ultralytics_akconv.plots import GALLERY, plot_field, plot_histogram, plot_offsets, plot_shapes, plot_training
 from ultralytics_akconv.shapes import ORIGINS, SHAPES
 
@@ -16,9 +17,11 @@ def add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "shape", nargs="?", type=shape, help=f"{', '.join(SHAPES)}, or [[row, col], ...] (default: all)"
     )
-    parser.add_argument("--num-param", type=int, default=5, metavar="N", help="points of a named shape (default 5)")
+    parser.add_argument(
+        "--num-param", type=positive, default=5, metavar="N", help="points of a named shape (default 5)"
+    )
     parser.add_argument("--origin", choices=ORIGINS, default="corner")
-    _add_common(parser, "shapes.png", _run_shapes)
+    add_output(parser, "shapes.png", _run_shapes)
 
 
 def add_offsets(parser: argparse.ArgumentParser) -> None:
@@ -36,17 +39,17 @@ def add_offsets(parser: argparse.ArgumentParser) -> None:
         "--view", choices=("points", "field", "histogram"), default="points",
         help="sampling points (default), the field of mean displacements, or histograms of their lengths",
     )  # fmt: skip
-    parser.add_argument("--imgsz", type=int, help="side of the network's input (default: what it was trained at)")
-    _add_common(parser, "offsets.png", _run_offsets)
+    parser.add_argument("--imgsz", type=positive, help="side of the network's input (default: what it was trained at)")
+    add_output(parser, "offsets.png", _run_offsets)
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `akconv plot training`."""
     parser.add_argument("folder", type=Path, metavar="run", help="the run's folder, or its results.csv")
-    _add_common(parser, "training.png", _run_training)
+    add_output(parser, "training.png", _run_training)
 
 
-def _add_common(parser: argparse.ArgumentParser, output: str, run: object) -> None:
+def add_output(parser: argparse.ArgumentParser, output: str, run: object) -> None:
     """Add the options that all pictures have."""
     parser.add_argument("--dark", action="store_true", help="draw for a dark page")
     parser.add_argument("-o", "--output", type=Path, default=Path(output), help="PNG, SVG or PDF by its ending")
@@ -60,22 +63,27 @@ def _names(text: str) -> list[str]:
 
 def _pixel(text: str) -> tuple[float, float]:
     """Read 320,240."""
-    x, y = text.split(",")
-    return float(x), float(y)
+    try:
+        x, y = (float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid pixel {text!r}: write X,Y as in 320,240") from None
+    return x, y
 
 
 def _run_shapes(options: argparse.Namespace) -> None:
     """Draw the shapes and say where."""
+    check_figure(options.output)
     if options.shape is None:
         figure = plot_shapes(GALLERY, options.origin, dark=options.dark)
     else:
         n = options.num_param if isinstance(options.shape, str) else len(options.shape)
         figure = plot_shapes([(options.shape, n)], options.origin, columns=1, dark=options.dark)
-    _save(figure, options.output)
+    save(figure, options.output)
 
 
 def _run_offsets(options: argparse.Namespace) -> None:
     """Draw a view of the offsets and say where."""
+    check_figure(options.output)
     common = {"layers": options.layer, "imgsz": options.imgsz, "dark": options.dark}
     if options.view == "points":
         figure = plot_offsets(options.model, options.image, at=options.at, **common)
@@ -85,15 +93,16 @@ def _run_offsets(options: argparse.Namespace) -> None:
         figure = {"field": plot_field, "histogram": plot_histogram}[options.view](
             options.model, options.image, **common
         )
-    _save(figure, options.output)
+    save(figure, options.output)
 
 
 def _run_training(options: argparse.Namespace) -> None:
     """Draw a training and say where."""
-    _save(plot_training(options.folder, options.dark), options.output)
+    check_figure(options.output)
+    save(plot_training(options.folder, options.dark), options.output)
 
 
-def _save(figure: object, output: Path) -> None:
+def save(figure: object, output: Path) -> None:
     """Write a figure and say where."""
-    figure.savefig(output, dpi=200)
+    save_figure(figure, output, dpi=200)
     print(f"wrote {output}")

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
     from ultralytics_akconv.ablation import Ablation
 
+_FIRST = ("AP", "mask_mAP", "pose_mAP", "mAP", "top1")  # the score drawn: the first of these that the task has
+
 
 def plot_ablation(ablation: Ablation, score: str | None = None, dark: bool = False) -> Figure:
     """Draw the score with offsets as learned, at their mean and without them, and how far each layer's offsets go.
 
     Args:
         ablation: What `ablate_offsets` returned.
-        score: Name of the score; None for AP, or the host's mAP where there is none.
+        score: Name of the score; None for AP by COCO rules, or the mAP or accuracy of the task.
         dark: Draw for a dark page.
 
     Raises:
@@ -28,9 +30,10 @@ def plot_ablation(ablation: Ablation, score: str | None = None, dark: bool = Fal
         >>> plot_ablation(ablate_offsets("best.pt", "coco.yaml")).savefig("ablation.png")
     """
     evaluations = {"as learned": ablation.learned, "their mean": ablation.mean, "none": ablation.rest}
+    figures = [evaluation.figures() for evaluation in evaluations.values()]
     if score is None:
-        score = "AP" if getattr(ablation.learned, "AP", None) is not None else "mAP"
-    values = [getattr(evaluation, score, None) for evaluation in evaluations.values()]
+        score = next(name for name in _FIRST if figures[0].get(name) is not None)
+    values = [known.get(score) for known in figures]
     if None in values:
         raise ValueError(f"the evaluations have no score {score!r}")
     figure = new_figure(8.5, 3.0, dark)

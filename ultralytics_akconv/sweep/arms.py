@@ -47,6 +47,10 @@ class Arm:
         """Where, border and origin, those that are not the defaults."""
         return {key: getattr(self, key) for key in ("where", "border", "origin") if getattr(self, key) != GRAFTED[key]}
 
+    def settings(self, common: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the host's arguments: those of all arms, and its own over them."""
+        return {**common, **{key: list(v) if isinstance(v, tuple) else v for key, v in self.arguments}}
+
     def file(self) -> Path:
         """Return the YAML of the model.
 
@@ -65,15 +69,16 @@ def arm_of(model: str, options: Mapping[str, Any]) -> Arm:
     """Return the arm of a model by options of `graft`, by name; all others are arguments of the host.
 
     Raises:
-        ValueError: If an option of the graft comes without `num_param`.
+        ValueError: If an option of the graft comes without `num_param`, or the shape is not a name.
     """
-    grafted = {key: value for key, value in options.items() if key in GRAFTED}
+    if not isinstance(options.get("shape", ""), str):
+        raise ValueError(f"the shape of an arm must be a name, which its line bears, got {options['shape']}")
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}  # hashable
     own = tuple((key, value) for key, value in options.items() if key not in GRAFTED and key != "num_param")
+    grafted = {key: value for key, value in options.items() if key in GRAFTED}
     num_param = options.get("num_param")
     if num_param is None and grafted:
         raise ValueError(f"{', '.join(grafted)} of an arm needs a number of points (num_param)")
-    if isinstance(grafted.get("where"), list):
-        grafted["where"] = tuple(grafted["where"])
     if num_param is not None:
         grafted.setdefault("shape", "default")
     return Arm(model, num_param, **grafted, arguments=own)

@@ -82,4 +82,4 @@ def plot_differences(rows: list[dict[str, Any]], file: Path) -> None:
 
 def _label(row: dict[str, Any]) -> str:
     """Return how a comparison is called."""
-    return f"{row['arm']}\nminus {row['baseline']} ({row['seeds']})"
+    return f"{row['arm']}\nminus {row['baseline']}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from ultralytics_akconv.sweep.settings import trained_on
 
 SIZES = ("parameters", "gflops", "latency", "images")  # figures of a result that are no scores
 MAIN = ("AP", "AP50", "APS")  # the scores whose differences the table and the picture tell, where there are boxes
+_NAMED = 12  # trainings not finished that the table names
 _METRIC = "metrics/"  # of the host's columns, two or four a task's part; the last two are drawn
 
 
@@ -63,9 +65,10 @@ def score_names(done: dict[Cell, dict[str, Any]]) -> list[str]:
 
 
 def main_scores(done: dict[Cell, dict[str, Any]]) -> list[str]:
-    """Return the scores that are looked at first: COCO's of boxes, otherwise all."""
+    """Return the scores that are looked at first: COCO's of boxes, otherwise the host's mAP or accuracies."""
     names = score_names(done)
-    return [name for name in MAIN if name in names] or names
+    first = [name for name in MAIN if name in names] or [name for name in names if re.search(r"mAP$|^top", name)]
+    return first or names
 
 
 def summary(done: dict[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -126,7 +129,8 @@ def table(plan: Plan, states: dict[Cell, dict[str, Any]], done: dict[Cell, dict[
     failed = [f"- {cell.name}: {state['error']}" for cell, state in states.items() if state["status"] == "failed"]
     missing = [cell.name for cell, state in states.items() if state["status"] in ("waiting", "running")]
     lines += ["", "Failed:", *failed] if failed else []
-    lines += ["", f"Not finished: {', '.join(missing)}"] if missing else []
+    more = f", and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    lines += ["", f"Not finished: {', '.join(missing[:_NAMED])}{more}"] if missing else []
     return "\n".join(lines) + "\n"
 
 
@@ -222,8 +226,9 @@ def _curve(plan: Plan, folder: Path, cell: Cell) -> list[dict[str, Any]]:
 
 
 def _metric_name(column: str) -> str:
-    """Return a metric of the host as our tables call it: mAP50 and mAP for boxes, with (M) for masks, (P) for poses."""
-    return column.removeprefix(_METRIC).replace("mAP50-95", "mAP").replace("(B)", "")
+    """Return a metric of the host as our tables call it: mAP50 and mAP for boxes, mask_mAP, pose_mAP, top1."""
+    name, _, part = column.removeprefix(_METRIC).rstrip(")").partition("(")
+    return {"M": "mask_", "P": "pose_"}.get(part, "") + name.replace("mAP50-95", "mAP").replace("accuracy_", "")
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -13,14 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
-from ultralytics_akconv.evaluation import evaluate, host_model
+from ultralytics_akconv.evaluation import check_evaluation, evaluate
+from ultralytics_akconv.opening import host_model, model_task
 from ultralytics_akconv.sweep.arms import OFFSETS, frozen
 from ultralytics_akconv.sweep.differences import student
 from ultralytics_akconv.sweep.plan import STATE, Cell, Plan, read_state, write_json
@@ -49,9 +49,10 @@ def run_sweep(
         worker that ran it was lost for good.
 
     Raises:
+        FileNotFoundError: If a model or the dataset is not there.
         ImportError: If Ray, SciPy or faster-coco-eval is wanted and not installed.
-        ValueError: If the folder belongs to another sweep, another command runs one in it, there is no such engine, or
-            the engine cannot do with `minutes` or `jobs`.
+        ValueError: If the folder belongs to another sweep, another command runs one in it, there is no such engine, the
+            engine cannot do with `minutes` or `jobs`, or what is trained could not be evaluated: `check_evaluation`.
     """
     if engine not in ENGINES:
         raise ValueError(f"there is no engine {engine!r}: {', '.join(ENGINES)}")
@@ -61,6 +62,10 @@ def run_sweep(
         raise ValueError(f"{jobs} jobs with the engine {engine!r}: 1 or more, and above 1 with 'processes' alone")
     student()  # before the work
     folder = Path(folder).resolve()
+    plan.check(folder)
+    if any(read_state(folder, cell)["status"] != "done" for cell in plan.cells()):
+        for task in sorted({model_task(model) for model in plan.models}):
+            check_evaluation(task, plan.data, plan.split)
     with plan.claim(folder):
         waiting = [cell for cell in plan.cells() if read_state(folder, cell)["status"] != "done"]
         LOGGER.info(f"Sweep in {folder}: {len(waiting)} of {len(plan.cells())} cells to do")
@@ -95,10 +100,10 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
     start = time.monotonic()
     try:
         _train(plan, cell, state.parent)
-        arguments = {**plan.arguments, **dict(cell.arm.arguments)}
+        arguments = cell.arm.settings(plan.arguments)
         settings = {key: arguments[key] for key in _EVALUATION if key in arguments}
         best = state.parent / "train/weights/best.pt"
-        result = asdict(evaluate(best, plan.data, plan.split, **settings))
+        result = evaluate(best, plan.data, plan.split, **settings).figures()
     except Exception as error:  # whatever stops one cell, the rest goes on; the report tells it
         text = f"{type(error).__name__}: {error}"
         spent = {"seconds": seconds + time.monotonic() - start}
@@ -111,7 +116,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
 
 def _train(plan: Plan, cell: Cell, folder: Path) -> None:
     """Train a cell in `folder`/train, from where a former training there stopped."""
-    arguments = {**plan.arguments, **dict(cell.arm.arguments)}
+    arguments = cell.arm.settings(plan.arguments)
     epochs = arguments.get("epochs", DEFAULT_CFG_DICT["epochs"])
     ended, checkpoint = what_is_left(folder / "train/weights", epochs)
     if ended:
