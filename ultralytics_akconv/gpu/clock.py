@@ -81,8 +81,9 @@ def step_times(
     A step that is slow is run less often, so that all of it takes some `seconds`.
     """
     run()  # compiles what has to be
-    once = interleave({"step": run}, device, 1, 0)["step"].median
-    repeats = max(1, min(repeats, int(1e3 * seconds / once)))
+    if repeats > 1:
+        once = interleave({"step": run}, device, 1, 0)["step"].median
+        repeats = max(1, min(repeats, int(1e3 * seconds / once)))
     for _ in range(min(warmup, repeats)):
         run()
     if device.type == "cuda":
