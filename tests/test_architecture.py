@@ -99,8 +99,8 @@ def test_the_command_and_the_scripts_know_no_private_names():
 
 
 def test_shapes_and_the_operator_know_torch_alone_and_the_start_up_nothing():
-    allowed = {"shapes": {"torch"}, "functional": {"torch", "einops"}, "configs": set(), "host": {"ultralytics"}}
-    foreign = {"ultralytics", "torch", "torchvision", "numpy", "einops", "yaml", "cv2", "PIL", "matplotlib"}
+    allowed = {"shapes": {"torch"}, "functional": {"torch", "triton"}, "configs": set(), "host": {"ultralytics"}}
+    foreign = {"ultralytics", "torch", "torchvision", "numpy", "einops", "triton", "yaml", "cv2", "PIL", "matplotlib"}
     for file in SOURCES:
         if room(file) in allowed:
             assert {name.split(".")[0] for name in imports(file)} & foreign <= allowed[room(file)], file
@@ -111,6 +111,25 @@ def test_shapes_and_the_operator_know_torch_alone_and_the_start_up_nothing():
         node for node in ast.parse(start_up.read_text("utf-8")).body if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
     assert {alias.name for node in top for alias in node.names} == {"os", "sys"}
+
+
+def test_triton_which_may_be_absent_is_imported_by_the_programs_alone_and_they_when_one_is_launched():
+    for file in SOURCES:
+        if file.name != "programs.py":
+            top = ast.Module([node for node in ast.parse(file.read_text("utf-8")).body if not defines(node)], [])
+            names = {alias for node in ast.walk(top) for alias in imported(node)}
+            assert not {name for name in names if "triton" in name or name.endswith("programs")}, file
+
+
+def defines(node):
+    return isinstance(node, (ast.FunctionDef, ast.ClassDef))
+
+
+def imported(node):
+    """Return the full names that one statement imports."""
+    if isinstance(node, ast.ImportFrom):
+        return {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
 
 
 def test_the_oracle_knows_nothing_of_ours():

@@ -262,6 +262,27 @@ def test_the_operators_say_what_they_make_without_memory():
         assert (ours.shape, ours.dtype, ours.stride()) == (other.shape, other.dtype, other.stride())
 
 
+def test_deterministic_algorithms_do_not_fill_what_the_programs_write_and_fill_the_rest():
+    x, offset = case((1, 3, 3, 4), stride=2)
+    expected = passed("kernels", x, offset, sampling_points(5), 2, "paper")
+    made, empty = [], torch.empty
+    if not hasattr(torch.utils, "deterministic"):
+        pytest.skip(f"torch {torch.__version__} fills no new memory")
+
+    def noted(*arguments, **options):
+        made.append(torch.utils.deterministic.fill_uninitialized_memory)
+        return empty(*arguments, **options)
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with mock.patch.object(torch, "empty", noted):
+            found = passed("kernels", x, offset, sampling_points(5), 2, "paper")
+        assert made == [False] * 4 and torch.utils.deterministic.fill_uninitialized_memory is True
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_the_programs_have_no_atomic_operation_whose_order_would_differ_from_run_to_run():
     from ultralytics_akconv.functional.kernels import programs
 

@@ -14,15 +14,8 @@ from torch import Tensor, fx, nn
 from ultralytics.nn.modules import block
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv.functional import (
-    BORDERS,
-    akconv2d,
-    is_traced,
-    recomputed_in_backward,
-    resample,
-    sampler,
-    traced_form,
-)
+from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, resample, sampler, traced_form
+from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.scaling import check_scale, with_gradient_times
 from ultralytics_akconv.functional.tracing import has_hooks, is_transformed
 from ultralytics_akconv.shapes import Points, check_num_param, sampling_points

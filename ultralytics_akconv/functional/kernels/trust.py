@@ -60,6 +60,8 @@ def kernel_status(device: torch.device, dtype: torch.dtype) -> KernelStatus:
         device: Where the tensors are.
         dtype: Dtype of the input.
     """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     known = _known.get((device, dtype))
     if known is not None:
         return known
@@ -129,12 +131,12 @@ def _errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     offset[0, 3, 1, 2], offset[1, 7, 0, 0] = float("inf"), -1e4
     base = base_positions(_POINTS, _STRIDE, h, w, torch.float64, torch.device("cpu"))
     wanted = _passed(gather_samples, x.double(), offset.double(), grad.double(), base, "paper")
-    x, offset, grad = (tensor.to(device) for tensor in (x, offset, grad))
-    found = _passed(KernelSamples.apply, x, offset, grad, _POINTS, _STRIDE, "paper")
+    with torch.cuda.device(device if device.type == "cuda" else -1):  # in a fresh thread, the first is current
+        x, offset, grad = (tensor.to(device) for tensor in (x, offset, grad))
+        found = [tensor.cpu() for tensor in _passed(KernelSamples.apply, x, offset, grad, _POINTS, _STRIDE, "paper")]
     names = ("samples", "input gradient", "offset gradient")
     return {
-        name: ((a.double().cpu() - b).abs() / b.abs().clamp_min(1)).max().item()
-        for name, a, b in zip(names, found, wanted)
+        name: ((a.double() - b).abs() / b.abs().clamp_min(1)).max().item() for name, a, b in zip(names, found, wanted)
     }
 
 
