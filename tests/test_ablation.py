@@ -76,8 +76,8 @@ def test_the_picture_shows_the_three_scores_and_both_parts_of_each_layer():
     assert [bar.get_height() for bar in left.patches] == [50.0, 40.0, 10.0]
     assert [bar.get_height() for bar in right.patches] == [0.3, 0.1, 0.4, 0.2]
     assert [label.get_text() for label in right.get_xticklabels()] == [
-        "model.1\n25% off the map",
-        "model.3\n0% off the map",
+        "model.1\n25%",
+        "model.3\n0%",
     ]
     assert plot_ablation(result, "mAP").axes[0].patches[0].get_height() == 60.0
     with pytest.raises(ValueError, match="have no score 'AP99'"):

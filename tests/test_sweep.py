@@ -17,6 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT, clean_environment, copy_mini_dataset
 from layouts import write_visdrone, write_voc
+from test_evaluate import dataset_of
 from ultralytics import YOLO
 
 from ultralytics_akconv import datasets
@@ -269,6 +270,18 @@ def test_other_tasks_are_compared_by_the_scores_that_they_have(tmp_path):
         rows = {row["score"]: row for row in csv.DictReader(stream)}
     assert float(rows["mask_mAP"]["mean"]) == pytest.approx(0.25)
     assert (tmp_path / "differences.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task, score", [("segment", "mask_mAP"), ("classify", "top1")])
+def test_a_sweep_trains_and_compares_models_of_other_tasks(task, score, tmp_path):
+    data, model = dataset_of(task, tmp_path)
+    plan = Plan(str(data), (str(model),), num_param=(3,), seeds=(0,), arguments=SMALL)
+    assert set(run_sweep(plan, tmp_path / "sweep").values()) == {"done"}
+    for name in ("cells", "curves"):
+        with open(tmp_path / f"sweep/{name}.csv", newline="", encoding="utf-8") as stream:
+            assert all(0 <= float(row[score]) <= 1 for row in csv.DictReader(stream))
+    assert f"| {score} | 1 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
 
 
 def test_the_number_of_seeds_is_the_least_whose_test_has_the_power():

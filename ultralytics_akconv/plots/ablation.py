@@ -41,14 +41,15 @@ def plot_ablation(ablation: Ablation, score: str | None = None, dark: bool = Fal
     style_axes(left, dark, "what is left without the deformation", "offsets", f"{score} (%)")
     bars = left.bar(list(evaluations), [100 * value for value in values], color=["tab:blue", "tab:orange", "0.6"])
     left.bar_label(bars, fmt="%.1f", fontsize=7, color=ink(dark))
-    style_axes(right, dark, "what the offsets consist of", "", "root mean square, map px")
+    below = "layer, and the share of its samples off the map"
+    style_axes(right, dark, "what the offsets consist of", below, "root mean square, map px")
     places = range(len(ablation.layers))
     parts = (("mean", "mean: a shape that was learned", "tab:orange", -0.2),
              ("deviation", "deviation: deformation by the image", "tab:blue", 0.2))  # fmt: skip
     for part, label, color, shift in parts:
         heights = [getattr(layer, part) for layer in ablation.layers]
         right.bar([place + shift for place in places], heights, 0.4, color=color, label=label)
-    names = [f"{layer.name}\n{layer.outside:.0%} off the map" for layer in ablation.layers]
+    names = [f"{layer.name}\n{layer.outside:.0%}" for layer in ablation.layers]
     right.set_xticks(list(places), names, fontsize=6, rotation=0 if len(names) <= 6 else 90)
     style_legend(right, dark)
     return figure
