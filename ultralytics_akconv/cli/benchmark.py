@@ -54,6 +54,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", type=_format, nargs="+", default=FORMATS, metavar="FORMAT",
                         help=f"names, an ONNX opset after a colon (default {' '.join(FORMATS)})")  # fmt: skip
     parser.add_argument("--imgsz", type=positive, default=320, help="image side in pixels (default 320)")
+    parser.add_argument("--device", type=_device, default="cpu", help="where to export and run, as of `op`")
+    parser.add_argument("--half", action="store_true", help="export in half precision")
     parser.add_argument("--repeats", type=positive, default=30, help="counted rounds (default 30)")
     _add_files(parser)
     parser.set_defaults(run=_run_export)
@@ -138,7 +140,8 @@ def _run_model(options: argparse.Namespace) -> None:
 def _run_export(options: argparse.Namespace) -> None:
     """Measure export formats and print the table."""
     _prepare(options)
-    _write(benchmark_exports(options.format, options.model, options.imgsz, options.repeats), options)
+    settings = (options.format, options.model, options.imgsz, options.repeats, options.device, options.half)
+    _write(benchmark_exports(*settings), options)
 
 
 def _prepare(options: argparse.Namespace) -> None:
