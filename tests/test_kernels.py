@@ -58,8 +58,7 @@ def test_they_are_so_on_maps_of_one_pixel_or_one_row_and_for_points_between_pixe
         compare(x, offset, BETWEEN[:3], stride, border)
 
 
-@pytest.mark.parametrize("num_param", [1, 2, 7, 13])
-@pytest.mark.parametrize("channels", [1, 130])
+@pytest.mark.parametrize(("num_param", "channels"), [(1, 1), (2, 130), (7, 3), (13, 1)])
 def test_they_are_so_for_any_number_of_points_and_channels(num_param, channels):
     x, offset = case((1, channels, 4, 5), num_param, 2, dtype=torch.float32)
     compare(x, offset, sampling_points(num_param, origin="center"), 2, "clamp")
@@ -281,6 +280,23 @@ def test_deterministic_algorithms_do_not_fill_what_the_programs_write_and_fill_t
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(map(torch.equal, found, expected))
+
+
+def test_the_operators_stay_where_the_module_is_imported_anew(fresh):
+    code = """
+import importlib, sys, torch
+from ultralytics_akconv.functional.kernels import samples
+importlib.reload(samples)
+for name in [name for name in sys.modules if name.startswith("ultralytics_akconv")]:
+    del sys.modules[name]
+del samples
+from ultralytics_akconv.functional import resample, using_path
+with using_path("kernels"):
+    assert resample(torch.ones(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), ((0.0, 0.0),), border="clamp").eq(1).all()
+assert "triton" in sys.modules
+"""
+    process = fresh(code, TRITON_INTERPRET="1")
+    assert process.returncode == 0, process.stderr
 
 
 def test_the_programs_have_no_atomic_operation_whose_order_would_differ_from_run_to_run():

@@ -58,7 +58,7 @@ def _taps(
     j, n, i = m % w, (m // w) % N, m // (w * N)
     at = image * ob + n.to(tl.int64) * ok + i.to(tl.int64) * oi + j.to(tl.int64) * oj
     r = tl.load(offset + at, mask=there, other=0.0).to(ACC)
-    c = tl.load(offset + at + N * ok, mask=there, other=0.0).to(ACC)
+    c = tl.load(offset + at + N * ok.to(tl.int64), mask=there, other=0.0).to(ACC)
     r_point, c_point = tl.load(points + 2 * n).to(ACC), tl.load(points + 2 * n + 1).to(ACC)
     rl, rh, rlw, rhw, rls, rhs = _axis(r, r_point, i * stride, height - 1, BORDER)
     cl, ch, clw, chw, cls, chs = _axis(c, c_point, j * stride, width - 1, BORDER)
@@ -146,7 +146,7 @@ def sample_gradient_program(
         by_col = chs * (rlw * d01 + rhw * d11) - cls * (rlw * d00 + rhw * d10)
         by_row, by_col = tl.where(r == r, by_row, 0.0), tl.where(c == c, by_col, 0.0)  # none by a NaN
         tl.store(grad_offset + at, by_row.to(grad_offset.dtype.element_ty), mask=there)
-        tl.store(grad_offset + at + N * ok, by_col.to(grad_offset.dtype.element_ty), mask=there)
+        tl.store(grad_offset + at + N * ok.to(tl.int64), by_col.to(grad_offset.dtype.element_ty), mask=there)
 
 
 @triton.jit

@@ -24,17 +24,8 @@ KERNEL_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _ROWS, _ROW_WARPS = 1024, 4
 _PIXELS, _PIXEL_WARPS = 512, 2
 _CHANNELS = 128
-_filling = threading.Lock()  # each GPU's backward pass is a thread
 _LONG = 64  # samples of a cell; an ordinary cell has one or two
-
-_SAMPLING = "float[] points, int stride, str border"  # the points flattened
-_LIBRARY = torch.library.Library("ultralytics_akconv", "DEF")
-_LIBRARY.define(f"sample(Tensor x, Tensor offset, {_SAMPLING}) -> Tensor")
-_LIBRARY.define(
-    f"sample_gradient(Tensor grad, Tensor x, Tensor offset, {_SAMPLING}, bool by_x, bool by_offset)"
-    " -> (Tensor grad_offset, Tensor cells, Tensor weights)"
-)
-_LIBRARY.define("pixel_gradient(Tensor grad, Tensor weights, Tensor order, Tensor starts, Tensor like) -> Tensor")
+_filling = threading.Lock()  # each GPU's backward pass is a thread
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -160,13 +151,27 @@ def _pixel_gradient(grad: Tensor, weights: Tensor, order: Tensor, starts: Tensor
     return pixels.permute(0, 3, 1, 2)
 
 
-for _name, _function in (
-    ("sample", _sample),
-    ("sample_gradient", _sample_gradient),
-    ("pixel_gradient", _pixel_gradient),
-):
-    for _key in ("CPU", "CUDA", "Meta"):
-        _LIBRARY.impl(_name, _function, _key)
+def _register() -> None:
+    """Make the three functions operators of PyTorch, once a process: this module may be imported anew in a notebook."""
+    if hasattr(torch.ops.ultralytics_akconv, "sample"):
+        return
+    library = torch.library.Library("ultralytics_akconv", "DEF")
+    sampling = "Tensor x, Tensor offset, float[] points, int stride, str border"  # the points flattened
+    schemas = {
+        _sample: f"sample({sampling}) -> Tensor",
+        _sample_gradient: f"sample_gradient(Tensor grad, {sampling}, bool by_x, bool by_offset)"
+        " -> (Tensor grad_offset, Tensor cells, Tensor weights)",
+        _pixel_gradient: "pixel_gradient(Tensor grad, Tensor weights, Tensor order, Tensor starts, Tensor like)"
+        " -> Tensor",
+    }
+    for function, schema in schemas.items():
+        name = library.define(schema)
+        for key in ("CPU", "CUDA", "Meta"):
+            library.impl(name, function, key)
+    torch.ops.ultralytics_akconv.library = library  # operators go with it
+
+
+_register()
 
 
 def _pixel_rows(x: Tensor) -> Tensor:
@@ -193,11 +198,8 @@ class KernelSamples(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by `x` and `offset`, each only if it is asked for."""
-        operators, (x, offset), (by_x, by_offset) = (
-            torch.ops.ultralytics_akconv,
-            ctx.saved_tensors,
-            ctx.needs_input_grad[:2],
-        )
+        operators, (by_x, by_offset) = torch.ops.ultralytics_akconv, ctx.needs_input_grad[:2]
+        x, offset = ctx.saved_tensors
         x, grad = _pixel_rows(x), _pixel_rows(grad)  # a row of channels is a pixel of either
         offset = offset if _is_dense(offset) else offset.contiguous()
         grad_offset, cells, weights = operators.sample_gradient(grad, x, offset, *ctx.sampling, by_x, by_offset)
