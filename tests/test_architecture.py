@@ -199,7 +199,7 @@ OF_THE_HOST = {"x2paddle"}  # which installs it by itself, when it exports to Pa
 def test_everything_that_is_imported_is_declared():
     ours = {"ultralytics_akconv", "ultralytics_akconv_startup", "__future__", *sys.stdlib_module_names}
     setup = (ROOT / "setup.py").read_text("utf-8")
-    declared = set(re.findall(r'"([\w-]+)(?:[>=]=[\w.]+)?"', setup))
+    declared = set(re.findall(r"""["']([\w-]+)(?:[>=]=[\w.]+)?(?:;.*)?["']""", setup))
     for file in SOURCES:
         used = {name.split(".")[0] for name in imports(file)} - ours - OF_THE_HOST
         missing = {name for name in used if DISTRIBUTIONS.get(name, name) not in declared}
