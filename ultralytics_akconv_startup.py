@@ -35,7 +35,7 @@ _AKCONVS = (
     "RepNCSPELAN4_AKConv",
     "ELAN1_AKConv",
 )
-YAML_NAMES = (*_AKCONVS, *map(later_name, _AKCONVS))
+YAML_NAMES = (*_AKCONVS, *" ".join(_AKCONVS).replace("AKConv", "LDConv").split())  # no call of ours at every start
 
 
 def enabled():
@@ -139,12 +139,7 @@ _state = {"unregistered": False}
 
 def _wait_at_use(tasks):
     """Have the first use of the host wait for the import that is under way, which registers at its end."""
-    try:
-        callbacks = __import__(
-            "ultralytics.utils.callbacks", fromlist=["callbacks"]
-        )  # asked by every model, first of all
-    except ImportError:
-        callbacks = None  # not the host we know
+    callbacks = sys.modules.get(CALLBACKS)  # every model asks it first of all; the package begins by importing it
     for owner, name in ((callbacks, "get_default_callbacks"), (tasks, "check_yaml"), (tasks, "parse_model")):
         host = getattr(owner, name, None)
         if host is not None and not any(host is call for *_, call in _waiting):
