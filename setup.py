@@ -90,7 +90,7 @@ setup(
     package_dir={"ultralytics_akconv": "ultralytics_akconv", "ultralytics_akconv.cfg": "cfg"},
     package_data={"ultralytics_akconv": ["py.typed"], "ultralytics_akconv.cfg": ["**/*"]},
     py_modules=["ultralytics_akconv_startup"],
-    entry_points={"console_scripts": ["akconv=ultralytics_akconv.cli:main"]},
+    entry_points={"console_scripts": ["akconv=ultralytics_akconv_startup:main"]},
     cmdclass={"build_py": BuildPy},
     classifiers=[
         "Development Status :: 4 - Beta",
