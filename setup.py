@@ -18,7 +18,7 @@ PTH = (
     '\\nexcept Exception:\\n pass")\n'
 )
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient", "nbformat", "ipykernel"]
-EVAL = "faster-coco-eval>=1.6.7"  # the release that the host asks for
+EVAL = ["faster-coco-eval>=1.6.7", "scipy"]  # the release that the host asks for; intervals of sweeps
 # For the tests of the GPU kernels, in its interpreter; where there is a GPU, it comes with torch.
 TRITON = 'triton; platform_system == "Linux" and platform_machine == "x86_64"'
 ONNX = ["onnx", "onnxslim", "onnxruntime"]
@@ -76,11 +76,11 @@ setup(
             "ruff",
             "cloudpickle",
             TRITON,
-            EVAL,
+            *EVAL,
             *ONNX,
             *DOCS,
         ],
-        "eval": [EVAL],
+        "eval": EVAL,
         "export": EXPORT,
         "ray": ["ray>=2.0"],
         "docs": DOCS,
@@ -90,7 +90,7 @@ setup(
     package_dir={"ultralytics_akconv": "ultralytics_akconv", "ultralytics_akconv.cfg": "cfg"},
     package_data={"ultralytics_akconv": ["py.typed"], "ultralytics_akconv.cfg": ["**/*"]},
     py_modules=["ultralytics_akconv_startup"],
-    entry_points={"console_scripts": ["akconv=ultralytics_akconv.cli:main"]},
+    entry_points={"console_scripts": ["akconv=ultralytics_akconv_startup:main"]},
     cmdclass={"build_py": BuildPy},
     classifiers=[
         "Development Status :: 4 - Beta",

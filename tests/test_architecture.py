@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "paddle": set(),
     "exports": {"functional", "modules", "paddle"},
     "plugin": {"callbacks", "configs", "conversion", "exports", "grafting", "modules", "ultralytics_akconv_startup"},
+    "checks": {"benchmark", "functional"},
+    "gpu": {"benchmark", "configs", "evaluation", "functional", "modules", "shapes", "sweep"},
     "__init__": {
         "host",
         "forks",
@@ -106,7 +108,8 @@ def test_shapes_and_the_operator_know_torch_alone_and_the_start_up_nothing():
         if room(file) in allowed:
             assert {name.split(".")[0] for name in imports(file)} & foreign <= allowed[room(file)], file
     start_up = ROOT / "ultralytics_akconv_startup.py"
-    assert imports(start_up) <= {"os", "sys", "ultralytics_akconv", "ultralytics_akconv.register"}
+    ours = {"ultralytics_akconv", "ultralytics_akconv.register", "ultralytics_akconv.cli"}
+    assert imports(start_up) <= {"os", "sys", "importlib", *ours}
     top = [
         node for node in ast.parse(start_up.read_text("utf-8")).body if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
@@ -200,7 +203,7 @@ OF_THE_HOST = {"x2paddle"}  # which installs it by itself, when it exports to Pa
 def test_everything_that_is_imported_is_declared():
     ours = {"ultralytics_akconv", "ultralytics_akconv_startup", "__future__", *sys.stdlib_module_names}
     setup = (ROOT / "setup.py").read_text("utf-8")
-    declared = set(re.findall(r'"([\w-]+)(?:[>=]=[\w.]+)?"', setup))
+    declared = set(re.findall(r"""["']([\w-]+)(?:[>=]=[\w.]+)?(?:;.*)?["']""", setup))
     for file in SOURCES:
         used = {name.split(".")[0] for name in imports(file)} - ours - OF_THE_HOST - OF_TORCH
         missing = {name for name in used if DISTRIBUTIONS.get(name, name) not in declared}

@@ -280,20 +280,8 @@ def _akconv_block(host_block: type[nn.Module]) -> type[nn.Module]:
 
 
 # Host blocks that hold 3x3 convolutions, whatever the release; `BLOCKS` has those that the installed host knows.
-HOST_BLOCKS = (
-    "C2",
-    "C2f",
-    "C2fAttn",
-    "C3",
-    "C3k2",
-    "A2C2f",
-    "Bottleneck",
-    "BottleneckCSP",
-    "RepNCSPELAN4",
-    "ELAN1",
-)
-# Host block name -> its class with AKConv. Each class is also a name of this module,
-# and under the operator's later name another one.
+HOST_BLOCKS = ("C2", "C2f", "C2fAttn", "C3", "C3k2", "A2C2f", "Bottleneck", "BottleneckCSP", "RepNCSPELAN4", "ELAN1")
+# Host block name -> its class with AKConv. Each is also a name of this module, and under the operator's later name.
 BLOCKS: dict[str, type[nn.Module]] = {
     name: _akconv_block(getattr(block, name)) for name in HOST_BLOCKS if hasattr(block, name)
 }
