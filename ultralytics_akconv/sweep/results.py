@@ -12,14 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ultralytics_akconv.benchmark.measurements import machine
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.sweep.arms import Arm
 from ultralytics_akconv.sweep.differences import paired_difference
 from ultralytics_akconv.sweep.pictures import plot_curves, plot_differences, plot_sizes
 from ultralytics_akconv.sweep.plan import PLAN, Cell, Plan, read_state, write_json
+from ultralytics_akconv.sweep.settings import trained_on
 
 SIZES = ("parameters", "gflops", "latency", "images")  # figures of a result that are no scores
 MAIN = ("AP", "AP50", "APS")  # the scores whose differences the table and the picture tell, where there are boxes
@@ -46,7 +45,7 @@ def write_report(plan: Plan, folder: Path) -> None:
     _write_csv(folder / "cells.csv", cells)
     _write_csv(folder / "curves.csv", curves)
     _write_csv(folder / "differences.csv", compared)
-    about = {"plan": json.loads((folder / PLAN).read_text("utf-8")), "machine": machine(torch.device("cpu"))}
+    about = {"plan": json.loads((folder / PLAN).read_text("utf-8")), "machine": machine(trained_on(plan.arguments))}
     write_json(folder / "results.json", {**about, "rows": summary(done), "differences": compared, "cells": cells})
     write_whole(folder / "table.md", table(plan, states, done))
     if done:

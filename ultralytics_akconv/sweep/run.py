@@ -190,14 +190,15 @@ def _end_with_parent() -> None:
 
 
 def _ray(plan: Plan, cells: Iterable[Cell], folder: Path, jobs: int) -> Iterator[tuple[Cell, str]]:
-    """Run cells on a Ray cluster: one a GPU, or one a CPU where the cluster has no GPU."""
+    """Run cells on a Ray cluster: one a GPU, or one a CPU where the cluster has no GPU or the CPU was asked for."""
     try:
         import ray
     except ImportError as error:
         raise ImportError("the engine 'ray' needs Ray: pip install 'ultralytics-akconv[ray]'") from error
     if not ray.is_initialized():
         ray.init()
-    needs: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+    gpu = ray.cluster_resources().get("GPU") and plan.arguments.get("device") != "cpu"
+    needs: dict[str, Any] = {"num_gpus": 1} if gpu else {"num_cpus": 1}
     remote = ray.remote(**needs, max_retries=2)(run_cell)  # a cell whose machine is lost resumes on another
     running = {remote.remote(plan, cell, folder): cell for cell in cells}
     while running:

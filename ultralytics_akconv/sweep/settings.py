@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ultralytics.cfg import check_cfg, smart_value
 from ultralytics.utils import DEFAULT_CFG_DICT
 
@@ -51,6 +53,15 @@ def host_arguments(tokens: Sequence[str]) -> dict[str, Any]:
     except TypeError as error:  # a number that is none, in the host's words
         raise ValueError(str(error)) from error
     return arguments
+
+
+def trained_on(arguments: Mapping[str, Any]) -> torch.device:
+    """Return the device that the host trains on with these arguments: the first GPU, if there is one, unless told."""
+    named = str(arguments.get("device", "")).lower()
+    if named in ("cpu", "mps") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = re.search(r"(?<!-)\d+", named)  # -1 leaves the choice to the host
+    return torch.device("cuda", int(index[0]) if index else 0)
 
 
 def model_file(
