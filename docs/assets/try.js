@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// The page docs/try.md: trained models in the reader's browser, and where the AKConv layers look. See image.js, and
+// scripts/make_demo.py for the files it loads. An image never leaves the page.
+"use strict";
+
+(() => {
+  const root = document.getElementById("akconv-try");
+  if (!root) return;
+
+  const FILES = new URL("assets/try/", new URL(root.dataset.base, location.href)).href;
+  const LARGEST_FILE = 50e6; // bytes
+  const LARGEST_IMAGE = 64e6; // pixels
+  const SMALLEST_SIDE = 8; // pixels
+  const RUNS = 7; // of each model when both are timed
+  const TITLES = { akconv: "With AKConv", plain: "The plain model" };
+  const COLOURS = ["#e8384f", "#2d9c5a", "#9b5de5", "#f28c28", "#1f9bd1", "#b8860b"];
+  const { place, asInput, boxes, outputPixel, points, through, toImage } = AKConvImage;
+
+  root.innerHTML = `
+    <p class="ak-error" role="alert" hidden></p>
+    <p class="ak-buttons">
+      <button type="button" class="ak-first" data-do="akconv" disabled>Load the model</button>
+      <button type="button" data-do="plain" hidden></button>
+      <button type="button" data-do="time" hidden>Time both models</button>
+    </p>
+    <progress hidden max="1" value="0" aria-label="Loaded so far"></progress>
+    <p class="ak-status" role="status"></p>
+    <div class="ak-work" hidden>
+      <div class="ak-images"><span class="ak-bundled"></span>
+        <label>An image of yours, which stays in this browser: <input type="file" accept="image/*"></label></div>
+      <form class="ak-controls" autocomplete="off">
+        <label>Layer <select name="layer"></select></label>
+        <label>Least confidence <output></output><input name="confidence" type="range" min="0.1" max="0.95" step="0.01" value="0.25"></label>
+        <fieldset><label><input name="boxes" type="checkbox" checked> boxes</label>
+          <label><input name="through" type="checkbox" checked> through earlier layers</label></fieldset>
+      </form>
+      <div class="ak-views">
+        <figure data-model="akconv"><canvas tabindex="0" role="application" aria-roledescription="image"></canvas><figcaption aria-live="polite"></figcaption></figure>
+        <figure data-model="plain" hidden><canvas role="img"></canvas><figcaption></figcaption></figure>
+      </div>
+      <p class="ak-legend"><span><i class="ak-key ak-key-start"></i>where a point begins</span>
+        <span><i class="ak-key ak-key-point"></i>where it has learned to look</span>
+        <span><i class="ak-key ak-key-outside"></i>off the map</span>
+        <span><i class="ak-key ak-key-faint"></i>what it sees through earlier layers</span></p>
+      <div class="ak-sum" aria-live="polite"></div>
+      <table class="ak-table"><caption>The points of this output pixel, in pixels of the image</caption>
+        <thead><tr><th scope="col">point</th><th scope="col">row</th><th scope="col">column</th><th scope="col">moved, map pixels</th></tr></thead><tbody></tbody></table>
+    </div>`;
+
+  const find = (selector) => root.querySelector(selector);
+  const form = find("form");
+  const models = {}; // name -> session, what it said of the image, how long it took
+  let demo = null;
+  let image = null; // bitmap, view, input
+  let at = null; // [row, column] of the image
+  let busy = false;
+
+  const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+  const milliseconds = (time) => `${time.toFixed(0)} ms`;
+
+  // What a reader can help is said on the page as it stands here.
+  class Told extends Error {}
+
+  function complain(text) {
+    find(".ak-error").textContent = text;
+    find(".ak-error").hidden = !text;
+  }
+
+  function say(text) {
+    find(".ak-status").textContent = text;
+  }
+
+  // Do something that takes a while; what goes wrong is said, and nothing else starts meanwhile.
+  async function during(text, work) {
+    if (busy) return;
+    busy = true;
+    root.setAttribute("aria-busy", "true");
+    root.querySelectorAll("button, input[type=file]").forEach((button) => (button.disabled = true));
+    complain("");
+    say(text);
+    try {
+      await work();
+      say("");
+    } catch (error) {
+      say("");
+      complain(error instanceof Told ? error.message : `This did not work here: ${error.message || error}.`);
+    }
+    find("progress").hidden = true;
+    root.querySelectorAll("button, input[type=file]").forEach((button) => (button.disabled = false));
+    root.removeAttribute("aria-busy");
+    busy = false;
+  }
+
+  // ---- Loading ------------------------------------------------------------------------------------------------------
+
+  async function fetched(file) {
+    const response = await fetch(FILES + file).catch(() => null);
+    if (!response || !response.ok) throw new Told(`${file} could not be loaded: is the server still running?`);
+    return response;
+  }
+
+  // Load files of known sizes and show how far it is; servers that compress do not tell the sizes.
+  async function load(files) {
+    const bar = find("progress");
+    const total = files.reduce((sum, { bytes }) => sum + bytes, 0);
+    let done = 0;
+    bar.value = 0;
+    bar.hidden = false;
+    return Promise.all(
+      files.map(async ({ file, bytes }) => {
+        const reader = (await fetched(file)).body.getReader();
+        const content = new Uint8Array(bytes);
+        let length = 0;
+        for (let part = await reader.read(); !part.done; part = await reader.read()) {
+          if (length + part.value.length <= bytes) content.set(part.value, length);
+          length += part.value.length;
+          done += part.value.length;
+          bar.value = done / total;
+          say(`Loading: ${megabytes(done)} of ${megabytes(total)}`);
+        }
+        if (length !== bytes) throw new Told(`${file} has ${length} bytes instead of ${bytes}: load the page anew, or build it anew by make demo`);
+        return content;
+      }),
+    );
+  }
+
+  function script(file) {
+    return new Promise((resolve, reject) => {
+      const element = document.createElement("script");
+      element.src = FILES + file;
+      element.onload = resolve;
+      element.onerror = () => reject(new Told(`${file} could not be loaded: is the server still running?`));
+      document.head.append(element);
+    });
+  }
+
+  async function loadModel(name) {
+    const first = !models.akconv && !models.plain;
+    const wanted = [demo.models[name], ...(first ? [demo.runtime.wasm] : [])];
+    const [model, wasm] = await load(wanted);
+    say("Preparing the model");
+    if (first) {
+      await script(demo.runtime.script);
+      ort.env.wasm.numThreads = 1; // more need headers that static hosts do not send
+      ort.env.wasm.proxy = true; // in a worker: the page stays alive
+      ort.env.wasm.wasmPaths = { mjs: FILES + demo.runtime.module };
+      ort.env.wasm.wasmBinary = wasm.buffer;
+    }
+    models[name] = { session: await ort.InferenceSession.create(model, { executionProviders: ["wasm"] }) };
+  }
+
+  // ---- Images -------------------------------------------------------------------------------------------------------
+
+  async function decoded(blob, name) {
+    if (blob.size > LARGEST_FILE) throw new Told(`${name} has ${megabytes(blob.size)}: images up to ${megabytes(LARGEST_FILE)} are read here.`);
+    // As the file holds it: a colour profile is not applied, the camera's orientation is.
+    const options = { colorSpaceConversion: "none", imageOrientation: "from-image" };
+    const bitmap = await createImageBitmap(blob, options).catch(() => null);
+    if (!bitmap) throw new Told(`${name} is no image that this browser can read: use a JPEG, PNG or WebP.`);
+    const { width, height } = bitmap;
+    if (Math.min(width, height) < SMALLEST_SIDE) throw new Told(`${name} is ${width} x ${height} pixels: at least ${SMALLEST_SIDE} x ${SMALLEST_SIDE} are needed to find anything in it.`);
+    if (width * height > LARGEST_IMAGE) throw new Told(`${name} has ${(width * height / 1e6).toFixed(0)} megapixels: up to ${LARGEST_IMAGE / 1e6} are read here.`);
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width, height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(bitmap, 0, 0);
+    const view = place(height, width, demo.imgsz, demo.stride);
+    return { bitmap, name, view, input: asInput(context.getImageData(0, 0, width, height).data, view) };
+  }
+
+  async function run(name) {
+    const model = models[name];
+    const [height, width] = image.view.input;
+    const feeds = { images: new ort.Tensor("float32", image.input.slice(), [1, 3, height, width]) };
+    const begin = performance.now();
+    const outputs = await model.session.run(feeds);
+    model.time = performance.now() - begin;
+    model.outputs = outputs;
+    model.boxes = boxes(outputs.output0, image.view);
+    return model.time;
+  }
+
+  async function use(next) {
+    image = next;
+    delete root.dataset.timed;
+    for (const name of Object.keys(models)) await run(name);
+    const [best] = models.akconv.boxes;
+    const { size } = image.view;
+    at = best ? [(best.box[1] + best.box[3]) / 2, (best.box[0] + best.box[2]) / 2] : size.map((n) => n / 2);
+    at = at.map((v, axis) => Math.min(Math.floor(v), size[axis] - 1));
+    draw();
+  }
+
+  // ---- Drawing ------------------------------------------------------------------------------------------------------
+
+  const chosen = () => demo.layers.find((layer) => layer.name === form.elements.layer.value);
+  const onImage = (layer, reads) => reads.map((p) => toImage(image.view, p.map((v) => v * layer.step)));
+  const shown = (model) => model.boxes.filter((box) => box.confidence >= Number(form.elements.confidence.value));
+
+  // Return the points of the chosen layer, in image pixels as all but `moved` and `outside`.
+  function look() {
+    const layer = chosen();
+    const offsets = models.akconv.outputs;
+    const pixel = outputPixel(image.view, layer, offsets[layer.name], at);
+    const reads = points(layer, offsets[layer.name], pixel);
+    const starts = layer.points.map((p) => p.map((v, axis) => pixel[axis] * layer.stride + v));
+    const size = image.view.input.map((n) => Math.ceil(n / layer.step));
+    return {
+      layer,
+      pixel,
+      starts: onImage(layer, starts),
+      reads: onImage(layer, reads),
+      moved: reads.map((p, k) => Math.hypot(p[0] - starts[k][0], p[1] - starts[k][1])),
+      outside: reads.map((p) => p.some((v, axis) => v < 0 || v > size[axis] - 1)),
+      faint: through(demo.layers, offsets, layer.name, pixel).map((seen) => onImage(seen.layer, seen.points)),
+    };
+  }
+
+  function prepared(figure) {
+    const canvas = figure.querySelector("canvas");
+    const [height, width] = image.view.size;
+    const margin = Math.round(0.04 * Math.max(height, width)); // samples lie beside the image, too
+    const ratio = (height + 2 * margin) / (width + 2 * margin);
+    const across = Math.max(1, Math.round((canvas.clientWidth || 400) * (window.devicePixelRatio || 1)));
+    Object.assign(canvas, { width: across, height: Math.max(1, Math.round(across * ratio)) });
+    const context = canvas.getContext("2d");
+    const scale = across / (width + 2 * margin);
+    const unit = across / canvas.clientWidth || 1; // a pixel of the page
+    const to = ([row, col]) => [(col + 0.5 + margin) * scale, (row + 0.5 + margin) * scale]; // pixel centres are whole
+    context.drawImage(image.bitmap, margin * scale, margin * scale, width * scale, height * scale);
+    Object.assign(figure, { toPixel: (x, y) => [y / scale - margin, x / scale - margin].map(Math.floor) });
+    return { context, to, unit };
+  }
+
+  function drawBoxes({ context, to, unit }, found) {
+    context.font = `${12 * unit}px sans-serif`;
+    context.lineWidth = 1.5 * unit;
+    for (const { box, confidence, kind } of found) {
+      const [left, top] = to([box[1] - 0.5, box[0] - 0.5]);
+      const [right, bottom] = to([box[3] - 0.5, box[2] - 0.5]);
+      const text = `${demo.names[kind]} ${confidence.toFixed(2)}`;
+      context.strokeStyle = context.fillStyle = COLOURS[kind % COLOURS.length];
+      context.strokeRect(left, top, right - left, bottom - top);
+      context.fillRect(left - unit, top, context.measureText(text).width + 4 * unit, 14 * unit);
+      context.fillStyle = "#fff";
+      context.fillText(text, left + unit, top + 11 * unit);
+    }
+  }
+
+  function drawPoints({ context, to, unit }, seen) {
+    const dot = (p, radius, fill, stroke, width = 1.5) => {
+      context.beginPath();
+      context.arc(...to(p), radius * unit, 0, 2 * Math.PI);
+      context.lineWidth = width * unit;
+      if (fill) Object.assign(context, { fillStyle: fill }).fill();
+      if (stroke) Object.assign(context, { strokeStyle: stroke }).stroke();
+    };
+    if (form.elements.through.checked) {
+      seen.faint.forEach((reads, depth) => reads.forEach((p) => dot(p, Math.max(2.4 - 0.5 * depth, 1.2), "#ffb000a0")));
+    }
+    const strongest = Math.max(...seen.layer.norms);
+    seen.starts.forEach((p, k) => {
+      context.beginPath();
+      context.moveTo(...to(p));
+      context.lineTo(...to(seen.reads[k]));
+      Object.assign(context, { strokeStyle: "#2f9bff", lineWidth: 1.5 * unit }).stroke();
+      dot(p, 4, null, "#000a", 3.5);
+      dot(p, 4, null, "#fff", 2);
+    });
+    seen.reads.forEach((p, k) => dot(p, 3 + (3 * seen.layer.norms[k]) / strongest, seen.outside[k] ? "#e02020" : "#1768bd", "#fff"));
+    const [x, y] = to(at);
+    context.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      context.moveTo(x + 4 * dx * unit, y + 4 * dy * unit);
+      context.lineTo(x + 11 * dx * unit, y + 11 * dy * unit);
+    }
+    Object.assign(context, { strokeStyle: "#ffb000", lineWidth: 2.5 * unit }).stroke();
+  }
+
+  function caption(name, model) {
+    const count = shown(model).length;
+    const time = root.dataset.timed ? `${milliseconds(model.median)} an image (median of ${RUNS})` : `${milliseconds(model.time)} for this image`;
+    return `${name}: ${count} ${count === 1 ? "box" : "boxes"}, ${time}`;
+  }
+
+  function draw() {
+    if (!image || !models.akconv) return;
+    const seen = look();
+    form.querySelector("output").textContent = Number(form.elements.confidence.value).toFixed(2);
+    for (const [name, model] of Object.entries(models)) {
+      const figure = find(`figure[data-model=${name}]`);
+      figure.hidden = false;
+      const drawing = prepared(figure);
+      if (form.elements.boxes.checked) drawBoxes(drawing, shown(model));
+      if (name === "akconv") drawPoints(drawing, seen);
+      figure.querySelector("figcaption").textContent = caption(TITLES[name], model);
+      figure.querySelector("canvas").setAttribute("aria-label", `${image.name} and its boxes, ${TITLES[name].toLowerCase()}`);
+      figure.dataset.boxes = JSON.stringify(model.boxes);
+    }
+    const canvas = find("figure[data-model=akconv] canvas");
+    canvas.setAttribute("aria-label", `${canvas.getAttribute("aria-label")}; arrow keys move the chosen pixel, now row ${at[0]}, column ${at[1]}`);
+    tell(seen);
+  }
+
+  // Say in words, and in full figures for tests, what the picture shows.
+  function tell(seen) {
+    const [row, col] = at;
+    const { layer, pixel } = seen;
+    const faint = seen.faint.flat().length;
+    const earlier = faint ? ` Through earlier layers they look at ${faint} places.` : "";
+    find(".ak-sum").textContent =
+      `Image pixel x ${col}, y ${row}: output pixel (${pixel.join(", ")}) of ${layer.name}, whose ${seen.reads.length} points ` +
+      `moved by ${(seen.moved.reduce((a, b) => a + b) / seen.moved.length).toFixed(2)} map pixels on average.${earlier} ` +
+      `The same in Python: akconv plot offsets best.pt ${image.name} --layer ${layer.name} --at ${col},${row}`;
+    const body = find("tbody");
+    body.replaceChildren();
+    seen.reads.forEach((p, k) => {
+      const line = body.insertRow();
+      line.dataset.at = p.join();
+      const texts = [k + 1, p[0].toFixed(1), p[1].toFixed(1) + (seen.outside[k] ? ", off the map" : ""), seen.moved[k].toFixed(2)];
+      texts.forEach((text) => (line.insertCell().textContent = text));
+    });
+    Object.assign(root.dataset, { at: at.join(), faint: JSON.stringify(seen.faint), image: image.name });
+  }
+
+  // ---- The reader ---------------------------------------------------------------------------------------------------
+
+  function choose(pixel) {
+    if (!image || !pixel.every((v, axis) => v >= 0 && v < image.view.size[axis])) return;
+    at = pixel;
+    draw();
+  }
+
+  async function timed() {
+    const times = { akconv: [], plain: [] };
+    for (let k = 0; k < RUNS; k += 1) {
+      say(`Timing: round ${k + 1} of ${RUNS}`);
+      for (const name of Object.keys(times)) times[name].push(await run(name)); // in turn: both meet the same machine
+    }
+    for (const name of Object.keys(times)) models[name].median = times[name].sort((a, b) => a - b)[(RUNS - 1) / 2];
+    root.dataset.timed = "true";
+    draw();
+  }
+
+  const ACTIONS = {
+    akconv: async () => {
+      await loadModel("akconv");
+      find("[data-do=akconv]").hidden = true;
+      find("[data-do=plain]").hidden = false;
+      find(".ak-work").hidden = false;
+      await bundled(demo.images[0]);
+    },
+    plain: async () => {
+      await loadModel("plain");
+      find("[data-do=plain]").hidden = true;
+      find("[data-do=time]").hidden = false;
+      if (!image) return;
+      await run("plain");
+      draw();
+      draw(); // the figures share the line now, and are narrower than the first drawing knew
+    },
+    time: timed,
+  };
+
+  async function bundled(file) {
+    await use(await decoded(await (await fetched(file)).blob(), file));
+    root.querySelectorAll(".ak-bundled button").forEach((b) => b.setAttribute("aria-pressed", b.dataset.image === file));
+  }
+
+  root.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (button.dataset.image) during("Looking at the image", () => bundled(button.dataset.image));
+    else during("Working", ACTIONS[button.dataset.do]);
+  });
+
+  find("input[type=file]").addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    if (!file) return;
+    during("Looking at the image", async () => {
+      await use(await decoded(file, file.name));
+      root.querySelectorAll(".ak-bundled button").forEach((b) => b.setAttribute("aria-pressed", false));
+    });
+    event.target.value = ""; // the same file can be chosen again
+  });
+
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", draw);
+  for (const figure of root.querySelectorAll("figure")) {
+    figure.querySelector("canvas").addEventListener("click", (event) => {
+      if (!figure.toPixel) return;
+      const { width, clientWidth } = event.currentTarget;
+      choose(figure.toPixel(event.offsetX * (width / clientWidth), event.offsetY * (width / clientWidth)));
+    });
+  }
+  find("figure[data-model=akconv] canvas").addEventListener("keydown", (event) => {
+    const arrow = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!arrow || !at || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    choose(at.map((v, axis) => Math.min(Math.max(v + arrow[axis] * (event.shiftKey ? 20 : 4), 0), image.view.size[axis] - 1)));
+  });
+  window.addEventListener("resize", draw);
+
+  async function begin() {
+    if (location.protocol === "file:") throw new Told("A browser loads a model from a server alone: run make demo, which ends with the command that serves this page.");
+    if (typeof WebAssembly === "undefined") throw new Told("This page runs its models in WebAssembly, which is switched off in this browser.");
+    const response = await fetch(`${FILES}demo.json`).catch(() => null);
+    if (!response || !response.ok) throw new Told("This build of the manual holds no model and no runtime: run make demo in a checkout, and serve the site as it says at its end.");
+    demo = await response.json();
+    for (const { name, step } of demo.layers) form.elements.layer.append(new Option(`${name}, map pixel = ${step} px`, name));
+    form.elements.layer.value = demo.layer;
+    for (const file of demo.images) {
+      const button = document.createElement("button");
+      Object.assign(button, { type: "button" }).dataset.image = file;
+      const picture = Object.assign(document.createElement("img"), { src: FILES + file, alt: `Bundled image ${file}` });
+      button.append(picture);
+      find(".ak-bundled").append(button);
+    }
+    const both = demo.models.akconv.bytes + demo.runtime.wasm.bytes;
+    const packed = demo.models.akconv.gzipped + demo.runtime.wasm.gzipped;
+    const first = find("[data-do=akconv]");
+    first.textContent = `Load runtime and model: ${megabytes(both)} (${megabytes(packed)} from a server that compresses)`;
+    first.disabled = false;
+    find("[data-do=plain]").textContent = `Load the plain model beside it: ${megabytes(demo.models.plain.bytes)}`;
+  }
+
+  begin().catch((error) => complain(error instanceof Told ? error.message : `This page does not work here: ${error.message}.`));
+})();
