@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "conversion": {"configs", "functional", "grafting", "modules", "shapes"},
     "paddle": set(),
     "exports": {"functional", "modules", "paddle"},
+    "demo": {"files", "modules", "plots"},
     "plugin": {"callbacks", "configs", "conversion", "exports", "grafting", "modules", "ultralytics_akconv_startup"},
     "__init__": {
         "host",

@@ -47,7 +47,8 @@ def build_demo(akconv: Path, plain: Path, images: Sequence[Path], runtime: Path,
 
     Raises:
         FileNotFoundError: If one of the files does not exist.
-        ValueError: If the two models do not belong together, or one has AKConv layers where it should not.
+        ValueError: If the two models do not belong together, one has AKConv layers where it should not, or its training
+            has not ended.
     """
     wanted = [akconv, plain, *images, *(runtime / name for name in RUNTIME.values())]
     for file in wanted:
@@ -82,7 +83,14 @@ def build_demo(akconv: Path, plain: Path, images: Sequence[Path], runtime: Path,
 
 
 def _in_common(models: dict[str, YOLO]) -> tuple[list[str], int]:
-    """Return the names of the classes and the image size of both models, or raise the error that says how they differ."""
+    """Return the names of the classes and the image size of both models, or raise the error that says what is wrong."""
+    for model in models.values():
+        epoch = (model.ckpt or {}).get("epoch", -1)  # which the host sets to -1 when it strips a checkpoint at the end
+        if epoch not in (-1, None):
+            raise ValueError(
+                f"'{model.ckpt_path}' is of a training that has not ended, it is from epoch {epoch + 1}: "
+                "let it end, or remove the file to train anew"
+            )
     has = {name: any(isinstance(m, AKConv) for m in model.model.modules()) for name, model in models.items()}
     if has != {"akconv": True, "plain": False}:
         raise ValueError(f"the first model must have AKConv layers and the second none, they have: {has}")

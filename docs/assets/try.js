@@ -256,7 +256,7 @@
       if (stroke) Object.assign(context, { strokeStyle: stroke }).stroke();
     };
     if (form.elements.through.checked) {
-      seen.faint.forEach((reads, depth) => reads.forEach((p) => dot(p, Math.max(2.4 - 0.5 * depth, 1.2), "#ffb000a0")));
+      seen.faint.forEach((reads, depth) => reads.forEach((p) => dot(p, Math.max(2.6 - 0.6 * depth, 1.2), `rgba(255, 176, 0, ${Math.max(0.9 - 0.25 * depth, 0.3)})`)));
     }
     const strongest = Math.max(...seen.layer.norms);
     seen.starts.forEach((p, k) => {
@@ -287,9 +287,9 @@
     if (!image || !models.akconv) return;
     const seen = look();
     form.querySelector("output").textContent = Number(form.elements.confidence.value).toFixed(2);
+    for (const name of Object.keys(models)) find(`figure[data-model=${name}]`).hidden = false; // all, before they are measured
     for (const [name, model] of Object.entries(models)) {
       const figure = find(`figure[data-model=${name}]`);
-      figure.hidden = false;
       const drawing = prepared(figure);
       if (form.elements.boxes.checked) drawBoxes(drawing, shown(model));
       if (name === "akconv") drawPoints(drawing, seen);
@@ -357,7 +357,6 @@
       if (!image) return;
       await run("plain");
       draw();
-      draw(); // the figures share the line now, and are narrower than the first drawing knew
     },
     time: timed,
   };
