@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Makes the files that docs/try.md runs in a browser: `make demo` calls it after the trainings and `npm ci`.
 
-    python scripts/make_demo.py --akconv best.pt --plain plain.pt --runtime node_modules/onnxruntime-web/dist
+python scripts/make_demo.py --akconv best.pt --plain plain.pt --runtime node_modules/onnxruntime-web/dist
 """
 
 from __future__ import annotations

@@ -106,12 +106,7 @@ def test_shapes_of_the_page_are_those_of_the_package():
         [list(SHAPES), list(BORDERS), list(ORIGINS), MOST_POINTS]
     ]
     counts = range(1, MOST_POINTS + 1)
-    cases = [
-        (n, shape, origin)
-        for shape in SHAPES
-        for n in ([5] if shape in FIXED else counts)
-        for origin in ORIGINS
-    ]
+    cases = [(n, shape, origin) for shape in SHAPES for n in ([5] if shape in FIXED else counts) for origin in ORIGINS]
     for case, points in zip(cases, run_script("akconv.js", "return page.samplingPoints(...input)", cases)):
         assert [tuple(point) for point in points] == list(sampling_points(*case)), case
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The files that the page "Try it" of the manual runs in a browser: two models, ONNX Runtime, images and a list of them.
+"""The files that the manual's page "Try it" runs in a browser: two models, ONNX Runtime, images and a list of them.
 
 A model is the host's own ONNX file with three changes: the offsets of its AKConv layers are outputs too, what the host
 notes about the training (its path among it) is left out, and weights are stored in float16 where nothing is lost by
@@ -191,8 +191,10 @@ def _add_offsets(graph: onnx.GraphProto, network: nn.Module) -> None:
 
     for name, module in network.named_modules():
         if isinstance(module, AKConv):
-            ends = f"{name}.p_conv.weight"
-            offsets = next(node for node in graph.node if len(node.input) > 1 and node.input[1].endswith(ends)).output[0]
+            weight = f"{name}.p_conv.weight"
+            [offsets] = (
+                node.output[0] for node in graph.node if node.op_type == "Conv" and node.input[1].endswith(weight)
+            )
             graph.node.append(helper.make_node("Identity", [offsets], [name], name=f"{name}/offsets"))
             shape = ["batch", 2 * module.num_param, f"{name}.h", f"{name}.w"]
             graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

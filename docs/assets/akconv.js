@@ -27,7 +27,12 @@ const AKConv = (() => {
     column: (n) => range(n).map((k) => [k, 0]),
     diagonal: (n) => range(n).map((k) => [k, k]),
     cross: (n) => {
-      const arms = [[-1, 0], [0, -1], [0, 1], [1, 0]];
+      const arms = [
+        [-1, 0],
+        [0, -1],
+        [0, 1],
+        [1, 0],
+      ];
       const arm = (k) => arms[k % 4].map((v) => v * (Math.floor(k / 4) + 1));
       return [[0, 0], ...range(n - 1).map(arm)].sort(byRowAndColumn);
     },
@@ -42,15 +47,48 @@ const AKConv = (() => {
       const side = range(2 * reach + 1).map((k) => k - reach);
       const cells = side.flatMap((r) => side.map((c) => [r, c]));
       const far = ([r, c]) => r * r + c * c;
-      return cells.sort((a, b) => far(a) - far(b) || byRowAndColumn(a, b)).slice(0, n).sort(byRowAndColumn);
+      return cells
+        .sort((a, b) => far(a) - far(b) || byRowAndColumn(a, b))
+        .slice(0, n)
+        .sort(byRowAndColumn);
     },
   };
   const FIXED = {
-    paper_a: [[0, 0], [0, 2], [1, 1], [2, 0], [2, 2]],
-    paper_b: [[0, 0], [0, 1], [0, 2], [1, 0], [1, 2]],
-    paper_c: [[0, 0], [0, 1], [0, 2], [0, 3], [1, 2]],
-    paper_d: [[0, 0], [1, 1], [2, 2], [3, 3], [4, 4]],
-    paper_e: [[0, 0], [1, 1], [1, 2], [1, 3], [2, 0]],
+    paper_a: [
+      [0, 0],
+      [0, 2],
+      [1, 1],
+      [2, 0],
+      [2, 2],
+    ],
+    paper_b: [
+      [0, 0],
+      [0, 1],
+      [0, 2],
+      [1, 0],
+      [1, 2],
+    ],
+    paper_c: [
+      [0, 0],
+      [0, 1],
+      [0, 2],
+      [0, 3],
+      [1, 2],
+    ],
+    paper_d: [
+      [0, 0],
+      [1, 1],
+      [2, 2],
+      [3, 3],
+      [4, 4],
+    ],
+    paper_e: [
+      [0, 0],
+      [1, 1],
+      [1, 2],
+      [1, 3],
+      [2, 0],
+    ],
   };
   const SHAPES = [...Object.keys(FAMILIES), ...Object.keys(FIXED)];
 
@@ -71,7 +109,10 @@ const AKConv = (() => {
       points = shifted(points, [least(points, 0), least(points, 1)]);
     }
     if (origin === "corner") return points.map((p) => [...p]);
-    return shifted(points, [0, 1].map((axis) => roundHalfAway((least(points, axis) + most(points, axis)) / 2)));
+    return shifted(
+      points,
+      [0, 1].map((axis) => roundHalfAway((least(points, axis) + most(points, axis)) / 2)),
+    );
   }
 
   // ---- Samples, as in ultralytics_akconv/functional/taps.py ---------------------------------------------------------
@@ -151,7 +192,8 @@ const AKConv = (() => {
     } catch {
       list = null;
     }
-    const pair = (p) => Array.isArray(p) && p.length === 2 && p.every((v) => typeof v === "number" && Math.abs(v) <= bound);
+    const pair = (p) =>
+      Array.isArray(p) && p.length === 2 && p.every((v) => typeof v === "number" && Math.abs(v) <= bound);
     const wanted = `${count} [row, col] pair${count === 1 ? "" : "s"} of numbers from -${bound} to ${bound}`;
     if (!Array.isArray(list) || list.length !== count || !list.every(pair)) refuse(key, text, wanted);
     return list.map((p) => p.map((v) => v + 0));
@@ -172,7 +214,9 @@ const AKConv = (() => {
     for (const part of hash.replace(/^#/, "").split("&").filter(Boolean)) {
       const [key, ...rest] = part.split("=");
       if (!["n", "shape", "origin", "border", "stride", "at", "point", "offsets"].includes(key) || given.has(key)) {
-        throw new StateError(`the address may hold n, shape, origin, border, stride, at, point and offsets once each, got ${short(part)}`);
+        throw new StateError(
+          `the address may hold n, shape, origin, border, stride, at, point and offsets once each, got ${short(part)}`,
+        );
       }
       given.set(key, decoded(rest.join("=")));
     }
@@ -231,8 +275,28 @@ const AKConv = (() => {
   }
 
   return {
-    BORDERS, FIXED, MAP, MOST_COORDINATE, MOST_OFFSET, MOST_POINTS, ORIGINS, SHAPES, STRIDES, StateError, axisTaps,
-    clamp, formatState, outputs, ownShape, parseState, picture, range, sample, samplingPoints, start, yamlRow,
+    BORDERS,
+    FIXED,
+    MAP,
+    MOST_COORDINATE,
+    MOST_OFFSET,
+    MOST_POINTS,
+    ORIGINS,
+    SHAPES,
+    STRIDES,
+    StateError,
+    axisTaps,
+    clamp,
+    formatState,
+    outputs,
+    ownShape,
+    parseState,
+    picture,
+    range,
+    sample,
+    samplingPoints,
+    start,
+    yamlRow,
   };
 })();
 

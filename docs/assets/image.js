@@ -85,7 +85,8 @@ const AKConvImage = (() => {
     for (let y = 0, from = 0; y < rows; y += 1) {
       for (let x = 0; x < cols; x += 1) {
         const to = (y + view.pad[0]) * width + x + view.pad[1];
-        for (let channel = 0; channel < 3; channel += 1, from += 1) input[channel * height * width + to] = small[from] / 255;
+        for (let channel = 0; channel < 3; channel += 1, from += 1)
+          input[channel * height * width + to] = small[from] / 255;
       }
     }
     return input;
@@ -96,7 +97,9 @@ const AKConvImage = (() => {
 
   // Return the output pixel of a layer whose anchor lies nearest to an image pixel [row, column].
   function outputPixel(view, layer, offsets, image) {
-    return toInput(view, image).map((q, axis) => clamp(roundEven(q / (layer.step * layer.stride)), 0, offsets.dims[2 + axis] - 1));
+    return toInput(view, image).map((q, axis) =>
+      clamp(roundEven(q / (layer.step * layer.stride)), 0, offsets.dims[2 + axis] - 1),
+    );
   }
 
   // Return where the points of an output pixel read, in pixels of the layer's map. `offsets` are (1, 2N, h, w).

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// The page docs/try.md: trained models in the reader's browser, and where the AKConv layers look. See image.js, and
-// scripts/make_demo.py for the files it loads. An image never leaves the page.
+// The page docs/try.md: what trained models find in an image, and where their AKConv layers look. See try-models.js for
+// what is loaded and run, and image.js for the arithmetic.
 "use strict";
 
 (() => {
@@ -8,13 +8,11 @@
   if (!root) return;
 
   const FILES = new URL("assets/try/", new URL(root.dataset.base, location.href)).href;
-  const LARGEST_FILE = 50e6; // bytes
-  const LARGEST_IMAGE = 64e6; // pixels
-  const SMALLEST_SIDE = 8; // pixels
   const RUNS = 7; // of each model when both are timed
   const TITLES = { akconv: "With AKConv", plain: "The plain model" };
   const COLOURS = ["#e8384f", "#2d9c5a", "#9b5de5", "#f28c28", "#1f9bd1", "#b8860b"];
-  const { place, asInput, boxes, outputPixel, points, through, toImage } = AKConvImage;
+  const { outputPixel, points, through, toImage } = AKConvImage;
+  const { Told, megabytes } = AKConvModels;
 
   root.innerHTML = `
     <p class="ak-error" role="alert" hidden></p>
@@ -30,7 +28,7 @@
         <label>An image of yours, which stays in this browser: <input type="file" accept="image/*"></label></div>
       <form class="ak-controls" autocomplete="off">
         <label>Layer <select name="layer"></select></label>
-        <label>Least confidence <output></output><input name="confidence" type="range" min="0.1" max="0.95" step="0.01" value="0.25"></label>
+        <label><span>Least confidence: <b class="ak-least"></b></span><input name="confidence" type="range" min="0.1" max="0.95" step="0.01" value="0.25"></label>
         <fieldset><label><input name="boxes" type="checkbox" checked> boxes</label>
           <label><input name="through" type="checkbox" checked> through earlier layers</label></fieldset>
       </form>
@@ -49,17 +47,14 @@
 
   const find = (selector) => root.querySelector(selector);
   const form = find("form");
-  const models = {}; // name -> session, what it said of the image, how long it took
+  let loaded = null; // what AKConvModels.open returns
   let demo = null;
+  let models = {};
   let image = null; // bitmap, view, input
   let at = null; // [row, column] of the image
   let busy = false;
 
-  const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
   const milliseconds = (time) => `${time.toFixed(0)} ms`;
-
-  // What a reader can help is said on the page as it stands here.
-  class Told extends Error {}
 
   function complain(text) {
     find(".ak-error").textContent = text;
@@ -68,6 +63,18 @@
 
   function say(text) {
     find(".ak-status").textContent = text;
+  }
+
+  function progress(done, total) {
+    find("progress").hidden = false;
+    find("progress").value = done / total;
+    say(done < total ? `Loading: ${megabytes(done)} of ${megabytes(total)}` : "Preparing the model");
+  }
+
+  async function loadModel(name) {
+    find("progress").value = 0;
+    find("progress").hidden = false;
+    await loaded.load(name);
   }
 
   // Do something that takes a while; what goes wrong is said, and nothing else starts meanwhile.
@@ -91,99 +98,12 @@
     busy = false;
   }
 
-  // ---- Loading ------------------------------------------------------------------------------------------------------
-
-  async function fetched(file) {
-    const response = await fetch(FILES + file).catch(() => null);
-    if (!response || !response.ok) throw new Told(`${file} could not be loaded: is the server still running?`);
-    return response;
-  }
-
-  // Load files of known sizes and show how far it is; servers that compress do not tell the sizes.
-  async function load(files) {
-    const bar = find("progress");
-    const total = files.reduce((sum, { bytes }) => sum + bytes, 0);
-    let done = 0;
-    bar.value = 0;
-    bar.hidden = false;
-    return Promise.all(
-      files.map(async ({ file, bytes }) => {
-        const reader = (await fetched(file)).body.getReader();
-        const content = new Uint8Array(bytes);
-        let length = 0;
-        for (let part = await reader.read(); !part.done; part = await reader.read()) {
-          if (length + part.value.length <= bytes) content.set(part.value, length);
-          length += part.value.length;
-          done += part.value.length;
-          bar.value = done / total;
-          say(`Loading: ${megabytes(done)} of ${megabytes(total)}`);
-        }
-        if (length !== bytes) throw new Told(`${file} has ${length} bytes instead of ${bytes}: load the page anew, or build it anew by make demo`);
-        return content;
-      }),
-    );
-  }
-
-  function script(file) {
-    return new Promise((resolve, reject) => {
-      const element = document.createElement("script");
-      element.src = FILES + file;
-      element.onload = resolve;
-      element.onerror = () => reject(new Told(`${file} could not be loaded: is the server still running?`));
-      document.head.append(element);
-    });
-  }
-
-  async function loadModel(name) {
-    const first = !models.akconv && !models.plain;
-    const wanted = [demo.models[name], ...(first ? [demo.runtime.wasm] : [])];
-    const [model, wasm] = await load(wanted);
-    say("Preparing the model");
-    if (first) {
-      await script(demo.runtime.script);
-      ort.env.wasm.numThreads = 1; // more need headers that static hosts do not send
-      ort.env.wasm.proxy = true; // in a worker: the page stays alive
-      ort.env.wasm.wasmPaths = { mjs: FILES + demo.runtime.module };
-      ort.env.wasm.wasmBinary = wasm.buffer;
-    }
-    models[name] = { session: await ort.InferenceSession.create(model, { executionProviders: ["wasm"] }) };
-  }
-
   // ---- Images -------------------------------------------------------------------------------------------------------
-
-  async function decoded(blob, name) {
-    if (blob.size > LARGEST_FILE) throw new Told(`${name} has ${megabytes(blob.size)}: images up to ${megabytes(LARGEST_FILE)} are read here.`);
-    // As the file holds it: a colour profile is not applied, the camera's orientation is.
-    const options = { colorSpaceConversion: "none", imageOrientation: "from-image" };
-    const bitmap = await createImageBitmap(blob, options).catch(() => null);
-    if (!bitmap) throw new Told(`${name} is no image that this browser can read: use a JPEG, PNG or WebP.`);
-    const { width, height } = bitmap;
-    if (Math.min(width, height) < SMALLEST_SIDE) throw new Told(`${name} is ${width} x ${height} pixels: at least ${SMALLEST_SIDE} x ${SMALLEST_SIDE} are needed to find anything in it.`);
-    if (width * height > LARGEST_IMAGE) throw new Told(`${name} has ${(width * height / 1e6).toFixed(0)} megapixels: up to ${LARGEST_IMAGE / 1e6} are read here.`);
-    const canvas = document.createElement("canvas");
-    Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.drawImage(bitmap, 0, 0);
-    const view = place(height, width, demo.imgsz, demo.stride);
-    return { bitmap, name, view, input: asInput(context.getImageData(0, 0, width, height).data, view) };
-  }
-
-  async function run(name) {
-    const model = models[name];
-    const [height, width] = image.view.input;
-    const feeds = { images: new ort.Tensor("float32", image.input.slice(), [1, 3, height, width]) };
-    const begin = performance.now();
-    const outputs = await model.session.run(feeds);
-    model.time = performance.now() - begin;
-    model.outputs = outputs;
-    model.boxes = boxes(outputs.output0, image.view);
-    return model.time;
-  }
 
   async function use(next) {
     image = next;
     delete root.dataset.timed;
-    for (const name of Object.keys(models)) await run(name);
+    for (const name of Object.keys(models)) await loaded.run(name, image);
     const [best] = models.akconv.boxes;
     const { size } = image.view;
     at = best ? [(best.box[1] + best.box[3]) / 2, (best.box[0] + best.box[2]) / 2] : size.map((n) => n / 2);
@@ -194,7 +114,13 @@
   // ---- Drawing ------------------------------------------------------------------------------------------------------
 
   const chosen = () => demo.layers.find((layer) => layer.name === form.elements.layer.value);
-  const onImage = (layer, reads) => reads.map((p) => toImage(image.view, p.map((v) => v * layer.step)));
+  const onImage = (layer, reads) =>
+    reads.map((p) =>
+      toImage(
+        image.view,
+        p.map((v) => v * layer.step),
+      ),
+    );
   const shown = (model) => model.boxes.filter((box) => box.confidence >= Number(form.elements.confidence.value));
 
   // Return the points of the chosen layer, in image pixels as all but `moved` and `outside`.
@@ -256,7 +182,11 @@
       if (stroke) Object.assign(context, { strokeStyle: stroke }).stroke();
     };
     if (form.elements.through.checked) {
-      seen.faint.forEach((reads, depth) => reads.forEach((p) => dot(p, Math.max(2.6 - 0.6 * depth, 1.2), `rgba(255, 176, 0, ${Math.max(0.9 - 0.25 * depth, 0.3)})`)));
+      seen.faint.forEach((reads, depth) =>
+        reads.forEach((p) =>
+          dot(p, Math.max(2.6 - 0.6 * depth, 1.2), `rgba(255, 176, 0, ${Math.max(0.9 - 0.25 * depth, 0.3)})`),
+        ),
+      );
     }
     const strongest = Math.max(...seen.layer.norms);
     seen.starts.forEach((p, k) => {
@@ -267,10 +197,17 @@
       dot(p, 4, null, "#000a", 3.5);
       dot(p, 4, null, "#fff", 2);
     });
-    seen.reads.forEach((p, k) => dot(p, 3 + (3 * seen.layer.norms[k]) / strongest, seen.outside[k] ? "#e02020" : "#1768bd", "#fff"));
+    seen.reads.forEach((p, k) =>
+      dot(p, 3 + (3 * seen.layer.norms[k]) / strongest, seen.outside[k] ? "#e02020" : "#1768bd", "#fff"),
+    );
     const [x, y] = to(at);
     context.beginPath();
-    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+    for (const [dx, dy] of [
+      [1, 0],
+      [-1, 0],
+      [0, 1],
+      [0, -1],
+    ]) {
       context.moveTo(x + 4 * dx * unit, y + 4 * dy * unit);
       context.lineTo(x + 11 * dx * unit, y + 11 * dy * unit);
     }
@@ -279,14 +216,16 @@
 
   function caption(name, model) {
     const count = shown(model).length;
-    const time = root.dataset.timed ? `${milliseconds(model.median)} an image (median of ${RUNS})` : `${milliseconds(model.time)} for this image`;
+    const time = root.dataset.timed
+      ? `${milliseconds(model.median)} an image (median of ${RUNS})`
+      : `${milliseconds(model.time)} for this image`;
     return `${name}: ${count} ${count === 1 ? "box" : "boxes"}, ${time}`;
   }
 
   function draw() {
     if (!image || !models.akconv) return;
     const seen = look();
-    form.querySelector("output").textContent = Number(form.elements.confidence.value).toFixed(2);
+    find(".ak-least").textContent = Number(form.elements.confidence.value).toFixed(2);
     for (const name of Object.keys(models)) find(`figure[data-model=${name}]`).hidden = false; // all, before they are measured
     for (const [name, model] of Object.entries(models)) {
       const figure = find(`figure[data-model=${name}]`);
@@ -294,15 +233,20 @@
       if (form.elements.boxes.checked) drawBoxes(drawing, shown(model));
       if (name === "akconv") drawPoints(drawing, seen);
       figure.querySelector("figcaption").textContent = caption(TITLES[name], model);
-      figure.querySelector("canvas").setAttribute("aria-label", `${image.name} and its boxes, ${TITLES[name].toLowerCase()}`);
+      figure
+        .querySelector("canvas")
+        .setAttribute("aria-label", `${image.name} and its boxes, ${TITLES[name].toLowerCase()}`);
       figure.dataset.boxes = JSON.stringify(model.boxes);
     }
     const canvas = find("figure[data-model=akconv] canvas");
-    canvas.setAttribute("aria-label", `${canvas.getAttribute("aria-label")}; arrow keys move the chosen pixel, now row ${at[0]}, column ${at[1]}`);
+    canvas.setAttribute(
+      "aria-label",
+      `${canvas.getAttribute("aria-label")}; arrow keys move the chosen pixel, now row ${at[0]}, column ${at[1]}`,
+    );
     tell(seen);
   }
 
-  // Say in words, and in full figures for tests, what the picture shows.
+  // Say in words what the picture shows, and hold it in full figures.
   function tell(seen) {
     const [row, col] = at;
     const { layer, pixel } = seen;
@@ -310,17 +254,29 @@
     const earlier = faint ? ` Through earlier layers they look at ${faint} places.` : "";
     find(".ak-sum").textContent =
       `Image pixel x ${col}, y ${row}: output pixel (${pixel.join(", ")}) of ${layer.name}, whose ${seen.reads.length} points ` +
-      `moved by ${(seen.moved.reduce((a, b) => a + b) / seen.moved.length).toFixed(2)} map pixels on average.${earlier} ` +
-      `The same in Python: akconv plot offsets best.pt ${image.name} --layer ${layer.name} --at ${col},${row}`;
+      `moved by ${(seen.moved.reduce((a, b) => a + b) / seen.moved.length).toFixed(2)} map pixels on average.${earlier} The same by `;
+    const command = document.createElement("code");
+    command.textContent = `akconv plot offsets best.pt ${image.name} --layer ${layer.name} --at ${col},${row}`;
+    find(".ak-sum").append(command);
     const body = find("tbody");
     body.replaceChildren();
     seen.reads.forEach((p, k) => {
       const line = body.insertRow();
       line.dataset.at = p.join();
-      const texts = [k + 1, p[0].toFixed(1), p[1].toFixed(1) + (seen.outside[k] ? ", off the map" : ""), seen.moved[k].toFixed(2)];
+      const texts = [
+        k + 1,
+        p[0].toFixed(1),
+        p[1].toFixed(1) + (seen.outside[k] ? ", off the map" : ""),
+        seen.moved[k].toFixed(2),
+      ];
       texts.forEach((text) => (line.insertCell().textContent = text));
     });
-    Object.assign(root.dataset, { at: at.join(), faint: JSON.stringify(seen.faint), image: image.name });
+    Object.assign(root.dataset, {
+      at: at.join(),
+      faint: JSON.stringify(seen.faint),
+      image: image.name,
+      size: JSON.stringify(image.view.size),
+    });
   }
 
   // ---- The reader ---------------------------------------------------------------------------------------------------
@@ -335,7 +291,7 @@
     const times = { akconv: [], plain: [] };
     for (let k = 0; k < RUNS; k += 1) {
       say(`Timing: round ${k + 1} of ${RUNS}`);
-      for (const name of Object.keys(times)) times[name].push(await run(name)); // in turn: both meet the same machine
+      for (const name of Object.keys(times)) times[name].push(await loaded.run(name, image)); // in turn: both meet the same machine
     }
     for (const name of Object.keys(times)) models[name].median = times[name].sort((a, b) => a - b)[(RUNS - 1) / 2];
     root.dataset.timed = "true";
@@ -355,15 +311,17 @@
       find("[data-do=plain]").hidden = true;
       find("[data-do=time]").hidden = false;
       if (!image) return;
-      await run("plain");
+      await loaded.run("plain", image);
       draw();
     },
     time: timed,
   };
 
   async function bundled(file) {
-    await use(await decoded(await (await fetched(file)).blob(), file));
-    root.querySelectorAll(".ak-bundled button").forEach((b) => b.setAttribute("aria-pressed", b.dataset.image === file));
+    await use(await loaded.decoded(await (await loaded.fetched(file)).blob(), file));
+    root
+      .querySelectorAll(".ak-bundled button")
+      .forEach((b) => b.setAttribute("aria-pressed", b.dataset.image === file));
   }
 
   root.addEventListener("click", (event) => {
@@ -377,7 +335,7 @@
     const [file] = event.target.files;
     if (!file) return;
     during("Looking at the image", async () => {
-      await use(await decoded(file, file.name));
+      await use(await loaded.decoded(file, file.name));
       root.querySelectorAll(".ak-bundled button").forEach((b) => b.setAttribute("aria-pressed", false));
     });
     event.target.value = ""; // the same file can be chosen again
@@ -396,17 +354,19 @@
     const arrow = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!arrow || !at || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    choose(at.map((v, axis) => Math.min(Math.max(v + arrow[axis] * (event.shiftKey ? 20 : 4), 0), image.view.size[axis] - 1)));
+    choose(
+      at.map((v, axis) =>
+        Math.min(Math.max(v + arrow[axis] * (event.shiftKey ? 20 : 4), 0), image.view.size[axis] - 1),
+      ),
+    );
   });
   window.addEventListener("resize", draw);
 
   async function begin() {
-    if (location.protocol === "file:") throw new Told("A browser loads a model from a server alone: run make demo, which ends with the command that serves this page.");
-    if (typeof WebAssembly === "undefined") throw new Told("This page runs its models in WebAssembly, which is switched off in this browser.");
-    const response = await fetch(`${FILES}demo.json`).catch(() => null);
-    if (!response || !response.ok) throw new Told("This build of the manual holds no model and no runtime: run make demo in a checkout, and serve the site as it says at its end.");
-    demo = await response.json();
-    for (const { name, step } of demo.layers) form.elements.layer.append(new Option(`${name}, map pixel = ${step} px`, name));
+    loaded = await AKConvModels.open(FILES, progress);
+    ({ demo, models } = loaded);
+    for (const { name, step } of demo.layers)
+      form.elements.layer.append(new Option(`${name}, map pixel = ${step} px`, name));
     form.elements.layer.value = demo.layer;
     for (const file of demo.images) {
       const button = document.createElement("button");
@@ -423,5 +383,7 @@
     find("[data-do=plain]").textContent = `Load the plain model beside it: ${megabytes(demo.models.plain.bytes)}`;
   }
 
-  begin().catch((error) => complain(error instanceof Told ? error.message : `This page does not work here: ${error.message}.`));
+  begin().catch((error) =>
+    complain(error instanceof Told ? error.message : `This page does not work here: ${error.message}.`),
+  );
 })();

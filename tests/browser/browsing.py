@@ -102,7 +102,7 @@ def overflow(page):
 def unnamed(page, root):
     """Return the controls that a screen reader could not name."""
     return page.evaluate(
-        """(root) => [...document.querySelectorAll(`${root} :is(input, select, button, [role=slider], [role=application])`)]
+        """(root) => [...document.querySelector(root).querySelectorAll("input, select, button, [tabindex]")]
           .filter((e) => !(e.getAttribute("aria-label") || e.innerText || (e.labels && e.labels.length) ||
                            e.querySelector("img[alt]")))
           .map((e) => e.outerHTML)""",
@@ -120,13 +120,13 @@ def contrast(page, selector):
             layers.forEach((colour) => { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1); });
             return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3);
           };
-          const light = (rgb) => rgb.map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-            .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+          const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+          const light = (rgb) => rgb.reduce((sum, v, k) => sum + linear(v / 255) * [0.2126, 0.7152, 0.0722][k], 0);
           const element = document.querySelector(selector);
           const grounds = [];
           for (let e = element; e; e = e.parentElement) grounds.unshift(getComputedStyle(e).backgroundColor);
-          const [a, b] = [light(mixed([...grounds, getComputedStyle(element).color])), light(mixed(grounds))].sort((x, y) => y - x);
-          return (a + 0.05) / (b + 0.05);
+          const [a, b] = [light(mixed([...grounds, getComputedStyle(element).color])), light(mixed(grounds))];
+          return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
         }""",
         selector,
     )

@@ -148,7 +148,9 @@ def test_tab_reaches_the_map_every_point_and_every_control(browser, address):
         names = []
         for _ in range(17):
             page.keyboard.press("Tab")
-            names.append(page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.name"))
+            names.append(
+                page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.name")
+            )
         assert names[:5] == [f"Point {k} of 5" for k in range(1, 6)]
         assert names[5:12] == ["n", "stride", "shape", "origin", "border", "row", "col"]
 
@@ -240,7 +242,9 @@ def test_the_line_below_the_map_counts_all_that_read_a_pixel(browser, address):
             line = page.locator(".ak-reads")
             assert int(line.get_attribute("data-readers")) == (read != 0).sum() > 0
             here = [k for k in range(5) if read[2, k, 2] != 0]
-            assert [f"point {k + 1} with weight" in line.inner_text() for k in range(5)] == [k in here for k in range(5)]
+            assert [f"point {k + 1} with weight" in line.inner_text() for k in range(5)] == [
+                k in here for k in range(5)
+            ]
 
 
 def test_the_doubled_pixel_of_paper_is_seen_and_gone_under_clamp(browser, address):
@@ -294,7 +298,14 @@ def test_it_fits_and_can_be_read(browser, address, size, scheme):
         page.goto(f"{address}#n=25&shape=diagonal&stride=1")
         assert overflow(page) <= 0
         assert unnamed(page, ROOT_ELEMENT) == []
-        for selector in (".ak-controls label", ".ak-sum p", ".ak-reads", ".ak-table td", ".ak-yaml", ".ak-buttons button"):
+        for selector in (
+            ".ak-controls label",
+            ".ak-sum p",
+            ".ak-reads",
+            ".ak-table td",
+            ".ak-yaml",
+            ".ak-buttons button",
+        ):
             assert contrast(page, selector) > 4.5, selector
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert dark == (scheme == "dark")
