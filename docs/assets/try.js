@@ -154,7 +154,9 @@
     const unit = across / canvas.clientWidth || 1; // a pixel of the page
     const to = ([row, col]) => [(col + 0.5 + margin) * scale, (row + 0.5 + margin) * scale]; // pixel centres are whole
     context.drawImage(image.bitmap, margin * scale, margin * scale, width * scale, height * scale);
-    Object.assign(figure, { toPixel: (x, y) => [y / scale - margin, x / scale - margin].map(Math.floor) });
+    // A click beside the image means the pixel nearest to it.
+    const nearest = (v, axis) => Math.min(Math.max(Math.floor(v / scale - margin), 0), image.view.size[axis] - 1);
+    Object.assign(figure, { toPixel: (x, y) => [y, x].map(nearest) });
     return { context, to, unit };
   }
 
@@ -282,7 +284,6 @@
   // ---- The reader ---------------------------------------------------------------------------------------------------
 
   function choose(pixel) {
-    if (!image || !pixel.every((v, axis) => v >= 0 && v < image.view.size[axis])) return;
     at = pixel;
     draw();
   }
