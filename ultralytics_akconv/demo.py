@@ -85,6 +85,8 @@ def build_demo(akconv: Path, plain: Path, images: Sequence[Path], runtime: Path,
 def _in_common(models: dict[str, YOLO]) -> tuple[list[str], int]:
     """Return the names of the classes and the image size of both models, or raise the error that says what is wrong."""
     for model in models.values():
+        if model.task != "detect":
+            raise ValueError(f"'{model.ckpt_path}' must be a detector, its task is {model.task}")
         epoch = (model.ckpt or {}).get("epoch", -1)  # which the host sets to -1 when it strips a checkpoint at the end
         if epoch not in (-1, None):
             raise ValueError(
@@ -107,7 +109,10 @@ def _names(model: YOLO) -> list[str]:
 
 
 def _image_size(model: YOLO) -> int:
-    return int(model.overrides["imgsz"])
+    size = model.overrides.get("imgsz")
+    if not isinstance(size, int):
+        raise ValueError(f"'{model.ckpt_path}' does not say at which square image size it was trained, but {size!r}")
+    return size
 
 
 def _depth(layers: list[dict[str, Any]]) -> Any:

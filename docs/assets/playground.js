@@ -8,15 +8,21 @@
   if (!root) return;
 
   const STEP = 0.1; // px, an arrow key
+  const PAUSE = 400; // ms, between changes of the address
   const { MAP, range, clamp } = AKConv;
   const { UNIT, anchor, initial, place, samples } = AKConvView;
   const { cells, draw: show, find, form, points, svg } = AKConvView.create(root, { choose, type });
   let state = AKConv.start();
   let pixel = null; // [row, col] whose readers are shown
   let drag = null;
+  let keeping = null; // the timer of a change of the address
 
   const rounded = (v) => Math.round(v * 100) / 100 + 0;
-  const draw = () => show(state, pixel, drag !== null);
+
+  function draw() {
+    show(state, pixel, drag !== null);
+    root.dataset.state = AKConv.formatState(state);
+  }
 
   function complain(text) {
     const error = find(".ak-error");
@@ -27,8 +33,19 @@
   function changed() {
     complain("");
     draw();
-    // Without an entry in the history: a drag would leave hundreds.
-    history.replaceState(null, "", AKConv.formatState(state) || location.pathname + location.search);
+    keep();
+  }
+
+  const link = () => location.pathname + location.search + AKConv.formatState(state);
+
+  // Put the state into the address, without an entry in the history, and not for every pixel of a drag: browsers refuse
+  // more than some hundred changes in half a minute.
+  function keep() {
+    if (keeping) return;
+    keeping = setTimeout(() => {
+      keeping = null;
+      history.replaceState(null, "", link());
+    }, PAUSE);
   }
 
   function choose(k) {
@@ -202,7 +219,7 @@
   root.addEventListener("click", async (event) => {
     const what = event.target.dataset.do;
     if (what !== "copy" && what !== "link") return;
-    const text = what === "copy" ? AKConv.yamlRow(state) : location.href;
+    const text = what === "copy" ? AKConv.yamlRow(state) : new URL(link(), location.href).href;
     find(".ak-copied").textContent = (await copied(text)) ? "Copied." : `This browser does not copy by itself: ${text}`;
   });
 
@@ -223,6 +240,8 @@
   }
 
   function readAddress() {
+    clearTimeout(keeping);
+    keeping = null;
     try {
       state = AKConv.parseState(location.hash);
       complain("");

@@ -10,7 +10,6 @@
   const FILES = new URL("assets/try/", new URL(root.dataset.base, location.href)).href;
   const RUNS = 7; // of each model when both are timed
   const TITLES = { akconv: "With AKConv", plain: "The plain model" };
-  const COLOURS = ["#e8384f", "#2d9c5a", "#9b5de5", "#f28c28", "#1f9bd1", "#b8860b"];
   const { outputPixel, points, through, toImage } = AKConvImage;
   const { Told, megabytes } = AKConvModels;
 
@@ -101,9 +100,9 @@
   // ---- Images -------------------------------------------------------------------------------------------------------
 
   async function use(next) {
+    for (const name of Object.keys(models)) await loaded.run(name, next);
     image = next;
     delete root.dataset.timed;
-    for (const name of Object.keys(models)) await loaded.run(name, image);
     const [best] = models.akconv.boxes;
     const { size } = image.view;
     at = best ? [(best.box[1] + best.box[3]) / 2, (best.box[0] + best.box[2]) / 2] : size.map((n) => n / 2);
@@ -114,13 +113,7 @@
   // ---- Drawing ------------------------------------------------------------------------------------------------------
 
   const chosen = () => demo.layers.find((layer) => layer.name === form.elements.layer.value);
-  const onImage = (layer, reads) =>
-    reads.map((p) =>
-      toImage(
-        image.view,
-        p.map((v) => v * layer.step),
-      ),
-    );
+  const onImage = ({ step }, reads) => reads.map(([row, col]) => toImage(image.view, [row * step, col * step]));
   const shown = (model) => model.boxes.filter((box) => box.confidence >= Number(form.elements.confidence.value));
 
   // Return the points of the chosen layer, in image pixels as all but `moved` and `outside`.
@@ -142,80 +135,6 @@
     };
   }
 
-  function prepared(figure) {
-    const canvas = figure.querySelector("canvas");
-    const [height, width] = image.view.size;
-    const margin = Math.round(0.04 * Math.max(height, width)); // samples lie beside the image, too
-    const ratio = (height + 2 * margin) / (width + 2 * margin);
-    const across = Math.max(1, Math.round((canvas.clientWidth || 400) * (window.devicePixelRatio || 1)));
-    Object.assign(canvas, { width: across, height: Math.max(1, Math.round(across * ratio)) });
-    const context = canvas.getContext("2d");
-    const scale = across / (width + 2 * margin);
-    const unit = across / canvas.clientWidth || 1; // a pixel of the page
-    const to = ([row, col]) => [(col + 0.5 + margin) * scale, (row + 0.5 + margin) * scale]; // pixel centres are whole
-    context.drawImage(image.bitmap, margin * scale, margin * scale, width * scale, height * scale);
-    // A click beside the image means the pixel nearest to it.
-    const nearest = (v, axis) => Math.min(Math.max(Math.floor(v / scale - margin), 0), image.view.size[axis] - 1);
-    Object.assign(figure, { toPixel: (x, y) => [y, x].map(nearest) });
-    return { context, to, unit };
-  }
-
-  function drawBoxes({ context, to, unit }, found) {
-    context.font = `${12 * unit}px sans-serif`;
-    context.lineWidth = 1.5 * unit;
-    for (const { box, confidence, kind } of found) {
-      const [left, top] = to([box[1] - 0.5, box[0] - 0.5]);
-      const [right, bottom] = to([box[3] - 0.5, box[2] - 0.5]);
-      const text = `${demo.names[kind]} ${confidence.toFixed(2)}`;
-      context.strokeStyle = context.fillStyle = COLOURS[kind % COLOURS.length];
-      context.strokeRect(left, top, right - left, bottom - top);
-      context.fillRect(left - unit, top, context.measureText(text).width + 4 * unit, 14 * unit);
-      context.fillStyle = "#fff";
-      context.fillText(text, left + unit, top + 11 * unit);
-    }
-  }
-
-  function drawPoints({ context, to, unit }, seen) {
-    const dot = (p, radius, fill, stroke, width = 1.5) => {
-      context.beginPath();
-      context.arc(...to(p), radius * unit, 0, 2 * Math.PI);
-      context.lineWidth = width * unit;
-      if (fill) Object.assign(context, { fillStyle: fill }).fill();
-      if (stroke) Object.assign(context, { strokeStyle: stroke }).stroke();
-    };
-    if (form.elements.through.checked) {
-      seen.faint.forEach((reads, depth) =>
-        reads.forEach((p) =>
-          dot(p, Math.max(2.6 - 0.6 * depth, 1.2), `rgba(255, 176, 0, ${Math.max(0.9 - 0.25 * depth, 0.3)})`),
-        ),
-      );
-    }
-    const strongest = Math.max(...seen.layer.norms);
-    seen.starts.forEach((p, k) => {
-      context.beginPath();
-      context.moveTo(...to(p));
-      context.lineTo(...to(seen.reads[k]));
-      Object.assign(context, { strokeStyle: "#2f9bff", lineWidth: 1.5 * unit }).stroke();
-      dot(p, 4, null, "#000a", 3.5);
-      dot(p, 4, null, "#fff", 2);
-    });
-    seen.reads.forEach((p, k) =>
-      dot(p, 3 + (3 * seen.layer.norms[k]) / strongest, seen.outside[k] ? "#e02020" : "#1768bd", "#fff"),
-    );
-    const [x, y] = to(at);
-    context.beginPath();
-    for (const [dx, dy] of [
-      [1, 0],
-      [-1, 0],
-      [0, 1],
-      [0, -1],
-    ]) {
-      context.moveTo(x + 4 * dx * unit, y + 4 * dy * unit);
-      context.lineTo(x + 11 * dx * unit, y + 11 * dy * unit);
-    }
-    Object.assign(context, { strokeStyle: "#ffb000", lineWidth: 2.5 * unit }).stroke();
-  }
-
   function caption(name, model) {
     const count = shown(model).length;
     const time = root.dataset.timed
@@ -231,9 +150,10 @@
     for (const name of Object.keys(models)) find(`figure[data-model=${name}]`).hidden = false; // all, before they are measured
     for (const [name, model] of Object.entries(models)) {
       const figure = find(`figure[data-model=${name}]`);
-      const drawing = prepared(figure);
-      if (form.elements.boxes.checked) drawBoxes(drawing, shown(model));
-      if (name === "akconv") drawPoints(drawing, seen);
+      const drawing = AKConvDrawing.prepared(figure.querySelector("canvas"), image);
+      figure.toPixel = drawing.toPixel;
+      if (form.elements.boxes.checked) AKConvDrawing.boxes(drawing, shown(model), demo.names);
+      if (name === "akconv") AKConvDrawing.points(drawing, seen, at, form.elements.through.checked);
       figure.querySelector("figcaption").textContent = caption(TITLES[name], model);
       figure
         .querySelector("canvas")

@@ -27,8 +27,14 @@ def address():
 
 
 def state(page):
-    """Return what the page shows, from its address, by the page's own reading of it."""
-    return page.evaluate("AKConv.parseState(location.hash)")
+    """Return what the page shows, by its own reading of what will stand in the address."""
+    return page.evaluate(f"AKConv.parseState(document.querySelector('{ROOT_ELEMENT}').dataset.state)")
+
+
+def link(page):
+    """Return the address once it holds what the page shows."""
+    page.wait_for_function(f"document.querySelector('{ROOT_ELEMENT}').dataset.state === location.hash")
+    return page.url
 
 
 def values(page):
@@ -191,13 +197,30 @@ def test_a_shared_link_shows_the_same_elsewhere(browser, address):
         page.get_by_label("Output row").fill("2")
         page.get_by_label("Output row").press("Enter")
         check(page)
-        other.goto(page.url)
+        other.goto(link(page))
         assert torch.equal(values(other), values(page))
         assert other.locator(".ak-yaml").inner_text() == "- [-1, 1, AKConv, [256, 6, 2, {shape: ring, border: clamp}]]"
         assert other.get_by_label("Output row").input_value() == "2"
         other.goto(address + "#n=4")  # the same page, told another state
         other.wait_for_function("document.querySelectorAll('.ak-points g').length === 4")
         check(other)
+
+
+def test_a_long_drag_still_ends_in_the_address(browser, address):
+    """Chromium drops changes of the address beyond 200 in half a minute."""
+    with opened(browser, permissions=["clipboard-read", "clipboard-write"]) as page:
+        page.goto(address)
+        x, y = center(page, 2)
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 300, y + 40, steps=300)
+        page.mouse.move(x - 20, y + 40, steps=300)
+        page.mouse.up()
+        page.get_by_role("button", name="Copy the link").click()
+        page.get_by_text("Copied.").wait_for()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert state(page)["offsets"][2][1] == pytest.approx(-20 / unit(page), abs=0.05)
+        assert copied == link(page)
 
 
 def test_offsets_are_typed_too(browser, address):
