@@ -13,6 +13,7 @@ import sys
 TASKS = "ultralytics.nn.tasks"
 DATA = "ultralytics.data.utils"
 EXPORTER = "ultralytics.engine.exporter"
+CALLBACKS = "ultralytics.utils.callbacks"
 # The names a YAML row may use; kept here for the message when the plug-in itself cannot be imported.
 YAML_NAMES = (
     "AKConv",
@@ -61,7 +62,7 @@ class _Finder:
 
     def find_spec(self, name, path=None, target=None):
         """Return the host's own spec with our loader around its loader, None for every other module."""
-        if name not in (TASKS, DATA, EXPORTER):
+        if name not in (TASKS, DATA, EXPORTER, CALLBACKS):
             return None
         for finder in sys.meta_path:
             find_spec = getattr(finder, "find_spec", None)  # Python's own search skips finders without one, too
@@ -81,18 +82,77 @@ def install():
 
 def _executed(module):
     """Register the plug-in after a host module was executed, or leave a host that says why AKConv is missing."""
-    package = sys.modules.get("ultralytics_akconv")
-    if package is not None and not hasattr(package, "register"):
-        return  # the package is being imported right now and registers itself at its end
-    if module.__name__ != TASKS and not hasattr(sys.modules.get(TASKS), "AKConv"):
-        return  # ultralytics.nn.tasks is still to be executed, and comes by here then; or somebody has unregistered us
+    if _state["unregistered"] or (module.__name__ != TASKS and not hasattr(sys.modules.get(TASKS), "AKConv")):
+        return  # somebody has unregistered us; or ultralytics.nn.tasks is still to be executed, and comes by here then
     try:
         from ultralytics_akconv import register
 
         register()
     except Exception as error:  # whatever it is, a program that does not use AKConv must go on unharmed
-        if module.__name__ == TASKS:
+        if module.__name__ == TASKS and _under_way():
+            _wait_at_use(module)
+        elif module.__name__ == TASKS:
             _explain(module, error)
+
+
+def _under_way():
+    """Return whether the package is being imported, by this thread or by one that waits for this one."""
+    package = sys.modules.get("ultralytics_akconv")
+    return package is not None and not hasattr(package, "register")
+
+
+# (owner, name, the host's function, the function in its place) while the first use has to wait for the registration.
+_waiting = []
+_state = {"unregistered": False}
+
+
+def _wait_at_use(tasks):
+    """Have the first use of the host wait for the import that is under way, which registers at its end."""
+    try:
+        callbacks = __import__(
+            "ultralytics.utils.callbacks", fromlist=["callbacks"]
+        )  # asked by every model, first of all
+    except ImportError:
+        callbacks = None  # not the host we know
+    for owner, name in ((callbacks, "get_default_callbacks"), (tasks, "check_yaml"), (tasks, "parse_model")):
+        host = getattr(owner, name, None)
+        if host is not None and not any(host is call for *_, call in _waiting):
+            call = _waits(tasks, owner, name, host)
+            _waiting.append((owner, name, host, call))
+            setattr(owner, name, call)
+
+
+def _waits(tasks, owner, name, host):
+    """Return a function in the place of a host's, which waits for the registration and goes on with what it put there.
+
+    Inside that import itself it is the host's.
+    """
+
+    def call(*args, **kwargs):
+        if any(call is waiting for *_, waiting in _waiting):
+            try:
+                from ultralytics_akconv import register  # waits for another thread that imports it
+
+                register()
+            except Exception as error:  # as in `_executed`
+                if not _under_way():
+                    settle()
+                    _explain(tasks, error)
+            if getattr(owner, name) is not call:
+                return getattr(owner, name)(*args, **kwargs)
+        return host(*args, **kwargs)
+
+    call.__wrapped__ = host
+    return call
+
+
+def settle(registered=True):
+    """Put back what waited, once the plug-in is registered; what is unregistered by a program stays so."""
+    _state["unregistered"] = not registered
+    while _waiting:
+        owner, name, host, call = _waiting.pop()
+        if getattr(owner, name) is call:
+            setattr(owner, name, host)
 
 
 def _explain(tasks, error):

@@ -88,13 +88,14 @@ def clean_environment(home, **extra):
         settings.parent.mkdir()
         own = {f"{kind}_dir": str(Path(home) / kind) for kind in ("runs", "datasets", "weights")}
         settings.write_text(json.dumps({**SETTINGS, **own}), "utf-8")
-    keep = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    names = ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "APPDATA", "PATHEXT", "COMSPEC")  # Windows
+    keep = {name: os.environ[name] for name in names if name in os.environ}
     offline = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "OMP_NUM_THREADS": "1"}
     host = Path(ultralytics.__file__).parents[1]
     on_path = {Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
     if host.resolve() in on_path:  # else a process would test the installed host under another's name
         keep["PYTHONPATH"] = str(host)
-    return {**keep, **offline, "HOME": str(home), "YOLO_CONFIG_DIR": str(home), **extra}
+    return {**keep, **offline, "HOME": str(home), "USERPROFILE": str(home), "YOLO_CONFIG_DIR": str(home), **extra}
 
 
 def skip_if_onnx_needs_onnxscript():
@@ -143,7 +144,8 @@ def run_clean(home, command, cwd=None, timeout=300, **environment):
         cwd=cwd or home,
         env=clean_environment(home, **{k: str(v) for k, v in environment.items()}),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # of a process that speaks another
         timeout=timeout,
         check=False,
     )

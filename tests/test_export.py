@@ -15,12 +15,12 @@ import torch
 from conftest import layers_of, learned, skip_if_onnx_needs_onnxscript, traced_to_onnx
 from exporting import checkpoint, exported, precision
 from networks import tensors
+from sample_forms import BORDERS
 from ultralytics import YOLO
 
 from ultralytics_akconv import AKConv, exports
 from ultralytics_akconv.exports import check_export, choose_form
 
-BORDERS = ("paper", "clamp", "zeros")
 layers = pytest.mark.parametrize(
     ("num_param", "stride", "options"),
     [

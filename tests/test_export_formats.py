@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from exporting import assert_equal_numbers, checkpoint, exported, images, needed, precision, raw_outputs
+from sample_forms import BORDERS
 from ultralytics import YOLO
 from ultralytics.engine import exporter
 from ultralytics.nn.modules.conv import Conv
@@ -15,8 +16,6 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics_akconv import AKConv
 from ultralytics_akconv.exports import choose_form
 from ultralytics_akconv.functional import export_form
-
-BORDERS = ("paper", "clamp", "zeros")
 
 
 @pytest.mark.slow

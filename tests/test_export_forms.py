@@ -9,12 +9,13 @@ import pytest
 import reference
 import torch
 from conftest import TORCH, learned, skip_if_onnx_runtime_lacks_deform, traced_to_onnx
-from formulations import FORMULATIONS, borders, case, formulations
+from sample_forms import borders, case, sample_forms
 
 from ultralytics_akconv import AKConv, akconv2d, functional, resample, sampling_points, sampling_positions
 from ultralytics_akconv.exports import choose_form  # its import makes `deform_conv2d` known to torch
-from ultralytics_akconv.functional import export_form, lookup, taps
-from ultralytics_akconv.functional.export import FORMS
+from ultralytics_akconv.functional import export_form, gather, taps
+from ultralytics_akconv.functional.forms import FORMS
+from ultralytics_akconv.functional.gather import COMPILED, PLAIN
 
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 BETWEEN_PIXELS = sampling_points(5, "ring", "center")
@@ -24,6 +25,12 @@ CACHES = (taps.cached_base_positions, taps._last)
 def layer_case(stride=2, bias=True, dtype=torch.float64):
     x, offset = case((2, 3, 7, 9), 5, stride, dtype=dtype)
     return x, offset, torch.randn(4, 3, 5, 1, dtype=dtype), torch.randn(4, dtype=dtype) if bias else None
+
+
+def traced(exported, x, offset):
+    """Sample as a trace does, by an exporter or by a compiler."""
+    with mock.patch.multiple(functional, is_traced=lambda: True, is_exported=lambda: exported):
+        return resample(x, offset, BETWEEN_PIXELS, 2)
 
 
 @forms
@@ -50,10 +57,10 @@ def test_a_form_takes_offsets_of_another_dtype_than_the_input(form, border, offs
 
 @pytest.mark.parametrize("form", FORMS)
 @borders
-@pytest.mark.parametrize("size", [(9, 11), (1, 7), (6, 1), (1, 1)], ids=str)
-def test_every_form_of_an_export_equals_the_layer_on_and_off_the_map(form, border, size):
+def test_every_form_of_an_export_equals_the_layer_on_and_off_the_map(form, border):
     between_pixels = [[0.5, -0.25], [0, 1], [1.75, 0], [-3, 2], [2, 2]]
-    for stride, shape in ((1, "default"), (2, between_pixels), (3, between_pixels)):
+    cases = [((9, 11), 1, "default"), ((9, 11), 2, between_pixels), ((9, 11), 3, between_pixels)]
+    for size, stride, shape in [*cases, ((1, 7), 2, between_pixels), ((6, 1), 2, "default"), ((1, 1), 1, "default")]:
         layer = learned(AKConv(3, 4, 5, stride, border=border, shape=shape)).eval()
         with torch.no_grad(), export_form(lambda: form):
             traced = torch.jit.trace(layer, torch.randn(2, 3, *size), check_trace=False)
@@ -75,7 +82,7 @@ def test_every_tensor_is_made_on_the_device_of_the_input(form, border):
     assert (out.device.type, out.shape) == ("meta", (2, 4, 4, 5))
 
 
-@formulations
+@sample_forms
 @borders
 def test_samples_and_positions_are_made_on_the_device_of_the_input(sample, border):
     x, offset, *_ = (tensor.float().to("meta") for tensor in layer_case())
@@ -110,24 +117,24 @@ def test_what_a_size_needs_is_made_once_and_a_trace_leaves_the_caches_as_they_ar
     resample(x, offset, BETWEEN_PIXELS, 2)
     before = [cache.cache_info() for cache in CACHES]
     assert [(info.hits, info.misses) for info in before] == [(info.hits + 1, info.misses) for info in made]
-    for traced in ("compiled", "exported"):
-        FORMULATIONS[traced](x, offset, BETWEEN_PIXELS, 2, "paper")
+    for exported in (False, True):
+        traced(exported, x, offset)
     assert [cache.cache_info() for cache in CACHES] == before
 
 
 def test_a_cpu_sums_bags_in_its_own_dtypes_a_compiler_is_given_stored_indices_and_all_else_gathers(dtype):
     x, offset, *_ = layer_case(dtype=dtype)
-    names = ("compiled_samples", "gather_samples")
 
-    def asked_for(sample, device="cpu"):
-        spies = {name: mock.Mock(wraps=getattr(functional, name)) for name in names}
-        with mock.patch.multiple(functional, **spies):
-            sample(x.to(device), offset.to(device), BETWEEN_PIXELS, 2, "paper")
-        return [name for name in names if spies[name].called]
+    def given(sample):
+        with mock.patch.object(functional, "gather_samples", wraps=gather.gather_samples) as spy:
+            sample()
+        return [call.kwargs.get("how", PLAIN) for call in spy.call_args_list]
 
-    assert asked_for(resample) == (["gather_samples"] if dtype in (torch.float16, torch.bfloat16) else [])
-    assert asked_for(resample, "meta") == asked_for(FORMULATIONS["exported"]) == ["gather_samples"]
-    assert asked_for(FORMULATIONS["compiled"]) == ["compiled_samples"]
+    half = dtype in (torch.float16, torch.bfloat16)
+    assert given(lambda: resample(x, offset, BETWEEN_PIXELS, 2)) == ([PLAIN] if half else [])
+    assert given(lambda: resample(x.to("meta"), offset.to("meta"), BETWEEN_PIXELS, 2)) == [PLAIN]
+    assert given(lambda: traced(True, x, offset)) == [PLAIN]
+    assert given(lambda: traced(False, x, offset)) == [COMPILED]
 
 
 def test_the_form_of_grid_sample_makes_no_integer_of_an_index():
@@ -157,7 +164,7 @@ def test_a_form_is_used_by_traces_within_its_context_alone():
 
     with export_form(lambda: "grid"):
         assert "aten::grid_sampler" in operators()
-        with pytest.raises(ValueError, match=f"gather, {', '.join(FORMS)}"), export_form(lambda: "circle"):
+        with pytest.raises(ValueError, match=", ".join(FORMS)), export_form(lambda: "circle"):
             operators()
     assert "aten::index_select" in operators()
     assert "aten::grid_sampler" not in operators()
@@ -199,16 +206,13 @@ def test_a_form_is_used_by_the_exporter_of_programs_and_not_by_the_compiler(stri
 
 def test_the_form_of_lookups_counts_pixels_in_float32_as_long_as_that_is_exact(close, monkeypatch):
     x, offset, weight, bias = layer_case()
-    counted = []
-    monkeypatch.setattr(
-        lookup, "sampling_taps", lambda *args, **kw: counted.append(kw["counted_in"]) or taps.sampling_taps(*args, **kw)
-    )
-    last = lookup._EXACT - 1
+    last = gather._EXACT - 1
     assert int(torch.tensor(last, dtype=torch.float32)) == last
-    exact = FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper")
-    monkeypatch.setattr(lookup, "_EXACT", x[:, 0].numel() - 1)
-    close(FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper"), exact)
-    assert counted == [torch.float32, torch.int32]
+    with mock.patch.object(gather, "sampling_taps", wraps=taps.sampling_taps) as spy:
+        exact = FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper")
+        monkeypatch.setattr(gather, "_EXACT", x[:, 0].numel() - 1)
+        close(FORMS["lookup"](x, offset, weight, bias, BETWEEN_PIXELS, 2, "paper"), exact)
+    assert [call.args[-1] for call in spy.call_args_list] == [torch.float32, torch.int32]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -235,7 +239,7 @@ def test_the_deformable_form_is_one_operator_in_onnx_and_equals_the_layer(border
     torch.testing.assert_close(torch.from_numpy(out), layer(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["gather", *FORMS])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_bias_comes_through_a_trace_in_every_form(form, close):
     x, offset, weight, bias = layer_case()
 
@@ -247,7 +251,7 @@ def test_a_bias_comes_through_a_trace_in_every_form(form, close):
     close(traced(x, offset), layer(x, offset))
 
 
-@formulations
+@sample_forms
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
 def test_the_gradients_of_many_samples_of_one_pixel_are_summed_in_float32(sample, half):
     x = torch.ones(1, 1, 64, 64, dtype=half, requires_grad=True)

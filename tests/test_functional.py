@@ -1,22 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-from pathlib import Path
+import itertools
 
-import numpy as np
 import pytest
 import reference
 import torch
 import torchvision
 from conftest import skip_if_half_lacks
-from formulations import BORDERS, FORMULATIONS, borders, case, formulations
+from sample_forms import BORDERS, GOLDEN, LAYOUTS, SAMPLE_FORMS, borders, case, load, sample_forms
 
 from ultralytics_akconv import akconv2d, functional, resample, sampling_points, sampling_positions
-
-GOLDEN = sorted((Path(__file__).parent / "data/golden").glob("*.npz"))
-
-
-def load(file):
-    data = np.load(file)
-    return {name: torch.from_numpy(data[name]) if data[name].ndim else data[name].item() for name in data}
 
 
 def test_the_worked_example_of_the_module_docstring():
@@ -41,7 +33,7 @@ def test_positions_samples_and_output_are_the_published_ones(file):
     )
     exact = {"rtol": 0, "atol": 1e-10, "check_stride": False}
     torch.testing.assert_close(sampling_positions(offset, points, stride), gold["positions"], **exact)
-    for sample in FORMULATIONS.values():
+    for sample in SAMPLE_FORMS.values():
         torch.testing.assert_close(sample(gold["x"], offset, points, stride, "paper"), gold["resampled"], **exact)
     out = akconv2d(gold["x"], offset, gold["sd.conv.0.weight"], points, stride=stride)
     mean, var = gold["sd.conv.1.running_mean"], gold["sd.conv.1.running_var"]
@@ -61,36 +53,39 @@ def test_there_are_golden_files_and_the_oracle_agrees_with_them():
         torch.testing.assert_close(actual, gold["resampled"], rtol=0, atol=1e-10)
 
 
-@formulations
+SIZES = [(5, 7), (4, 6), (1, 6), (6, 1), (1, 1)]
+
+
 @borders
-@pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("num_param", [1, 2, 3, 5, 7, 9, 13])
-@pytest.mark.parametrize("size", [(5, 7), (4, 6), (1, 6), (6, 1), (1, 1)], ids=str)
-def test_samples_equal_the_definition(sample, border, stride, num_param, size, close):
-    for origin in ("corner", "center"):
+def test_samples_equal_the_definition(border, num_param, close):
+    for stride, size, origin in itertools.product((1, 2, 3), SIZES, ("corner", "center")):
         points = sampling_points(num_param, origin=origin)
         x, offset = case((2, 2, *size), num_param, stride)
         expected = reference.resample(x, offset, points, stride, border)
-        close(sample(x, offset, points, stride, border), expected)
+        for sample in SAMPLE_FORMS.values():
+            close(sample(x, offset, points, stride, border), expected)
 
 
-@formulations
 @borders
-def test_points_between_pixels_equal_the_definition(sample, border, close):
+def test_points_between_pixels_equal_the_definition(border, close):
     for shape in ("ring", [[0.5, -0.25], [-1.75, 2], [0.1, 0.9], [3, 3], [-2.5, -2.5]]):
         points = sampling_points(5, shape)
         x, offset = case(stride=2)
-        close(sample(x, offset, points, 2, border), reference.resample(x, offset, points, 2, border))
+        expected = reference.resample(x, offset, points, 2, border)
+        for sample in SAMPLE_FORMS.values():
+            close(sample(x, offset, points, 2, border), expected)
 
 
-@formulations
 @borders
 @pytest.mark.parametrize("offsets", ["zero", "whole", "half"])
-def test_offsets_on_pixels_and_halves_equal_the_definition(sample, border, offsets, close):
+def test_offsets_on_pixels_and_halves_equal_the_definition(border, offsets, close):
     points = sampling_points(9, origin="center")
     x, offset = case(num_param=9)
     offset = {"zero": offset * 0, "whole": offset.round(), "half": offset.round() + 0.5}[offsets]
-    close(sample(x, offset, points, 1, border), reference.resample(x, offset, points, 1, border))
+    expected = reference.resample(x, offset, points, 1, border)
+    for sample in SAMPLE_FORMS.values():
+        close(sample(x, offset, points, 1, border), expected)
 
 
 @borders
@@ -103,37 +98,24 @@ def test_the_layer_equals_the_definition(border, stride, close):
     close(akconv2d(x, offset, weight, points, bias, stride, border), expected)
 
 
-LAYOUTS = {
-    "contiguous": lambda x: x.contiguous(),
-    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
-    "sliced": lambda x: torch.stack((x, x + 1), -1)[..., 0],
-    "cropped": lambda x: torch.nn.functional.pad(x, (2, 1, 1, 2), value=9.0)[:, :, 1:-2, 2:-1],
-    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-    "batch of a larger one": lambda x: torch.cat((x, x + 1), 1)[:, : x.shape[1]],
-}
-
-
-@formulations
+@sample_forms
 @borders
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_memory_layout_changes_nothing(sample, border, layout):
+def test_the_memory_layout_changes_nothing(sample, border):
     points = sampling_points(5)
-    x, offset = case(stride=2)
-    plain, changed = (
-        [t.clone().requires_grad_() for t in (x, offset)],
-        [t.clone().requires_grad_() for t in (x, offset)],
-    )
+    plain = [t.requires_grad_() for t in case(stride=2)]
     expected = sample(*plain, points, 2, border)
-    actual = sample(*map(LAYOUTS[layout], changed), points, 2, border)
     grad = torch.randn_like(expected)
     expected.backward(grad)
-    actual.backward(grad)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12, check_stride=False)
-    for a, e in zip(changed, plain):
-        torch.testing.assert_close(a.grad, e.grad, rtol=0, atol=1e-12, check_stride=False)
+    for layout in LAYOUTS.values():
+        changed = [t.detach().clone().requires_grad_() for t in plain]
+        actual = sample(*map(layout, changed), points, 2, border)
+        actual.backward(grad)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12, check_stride=False)
+        for a, e in zip(changed, plain):
+            torch.testing.assert_close(a.grad, e.grad, rtol=0, atol=1e-12, check_stride=False)
 
 
-@formulations
+@sample_forms
 def test_an_expanded_input_is_read_right(sample, close):
     points = sampling_points(5)
     x, offset = case()
@@ -141,7 +123,7 @@ def test_an_expanded_input_is_read_right(sample, close):
     close(sample(expanded, offset, points, 1, "paper"), reference.resample(expanded, offset, points))
 
 
-@formulations
+@sample_forms
 @borders
 def test_an_empty_batch_gives_an_empty_result(sample, border):
     x, offset = case((0, 3, 5, 7), stride=2)
@@ -152,7 +134,7 @@ def test_an_empty_batch_gives_an_empty_result(sample, border):
     assert x.grad.shape == x.shape
 
 
-@formulations
+@sample_forms
 @borders
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_the_gradients_are_those_of_the_function(sample, border, stride):
@@ -164,7 +146,7 @@ def test_the_gradients_are_those_of_the_function(sample, border, stride):
     assert torch.autograd.gradcheck(lambda *tensors: sample(*tensors, points, stride, border), (x, offset))
 
 
-@formulations
+@sample_forms
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_the_zeros_border_equals_torchvisions_deform_conv2d(sample, stride, close):
     points = sampling_points(5, "ring")
@@ -190,7 +172,7 @@ def test_nine_centred_points_at_rest_are_a_3x3_convolution(stride, size, dtype, 
     close(akconv2d(x, offset * 0, weight.reshape(4, 3, 9, 1), points, stride=stride, border="zeros"), expected)
 
 
-@formulations
+@sample_forms
 def test_the_paper_border_doubles_an_axis_that_clamps_to_one_pixel(sample):
     x = torch.ones(1, 1, 3, 3, dtype=torch.float64)
     out = sample(x, torch.zeros(1, 2, 3, 3, dtype=torch.float64), ((0, 0),), 1, "paper")
@@ -208,18 +190,18 @@ def gradients(sample, x, offset, grad_out, border="paper", needed=(True, True)):
 @borders
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # halves are summed in halves, as Conv's are
 @pytest.mark.parametrize("offsets", [0.0, 1.0, 0.5])
-def test_all_formulations_have_the_same_gradients_on_whole_pixels_too(border, offsets, dtype, close):
+def test_all_forms_have_the_same_gradients_on_whole_pixels_too(border, offsets, dtype, close):
     x, offset = case((3, 4, 6, 7), stride=2, dtype=dtype)
     offset = torch.full_like(offset, offsets)
     grad_out = torch.randn(3, 4, 15, 4).to(dtype)
-    expected = gradients(FORMULATIONS["exported"], x.double(), offset.double(), grad_out.double(), border)
-    for sample in FORMULATIONS.values():
+    expected = gradients(SAMPLE_FORMS["exported"], x.double(), offset.double(), grad_out.double(), border)
+    for sample in SAMPLE_FORMS.values():
         for actual, wanted in zip(gradients(sample, x, offset, grad_out, border), expected):
             assert actual.dtype == dtype
             close(actual.double(), wanted, dtype)
 
 
-@formulations
+@sample_forms
 def test_a_gradient_is_made_for_what_needs_one_alone(sample):
     x, offset = case(stride=2)
     grad_out = torch.randn(2, 3, 15, 4, dtype=x.dtype)
@@ -229,7 +211,7 @@ def test_a_gradient_is_made_for_what_needs_one_alone(sample):
             assert torch.equal(one, alone) if need else alone is None
 
 
-@formulations
+@sample_forms
 def test_backward_takes_expanded_gradients_runs_twice_and_is_deterministic(sample):
     x, offset = (t.requires_grad_() for t in case(stride=2))
     out = sample(x, offset, sampling_points(5), 2, "paper")
@@ -244,7 +226,7 @@ def test_backward_takes_expanded_gradients_runs_twice_and_is_deterministic(sampl
         torch.testing.assert_close(total, 2 * single, rtol=0, atol=1e-12)
 
 
-@formulations
+@sample_forms
 def test_repeated_calls_with_changing_sizes_do_not_mix_up_what_is_kept(sample, close):
     for size, num_param, stride in [((5, 7), 5, 1), ((7, 5), 5, 1), ((5, 7), 3, 1), ((5, 7), 5, 2), ((5, 7), 5, 1)] * 2:
         points = sampling_points(num_param)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 import copy
-from pathlib import Path
 
-import numpy as np
 import pytest
 import thop
 import torch
 import ultralytics.nn.tasks as tasks
 from conftest import TORCH, learned, yolov8_dict
+from sample_forms import GOLDEN, load
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from ultralytics.nn.modules.conv import Conv
@@ -15,21 +14,19 @@ from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv import AKConv, LDConv, akconv2d, sampling_points
 
-GOLDEN = sorted((Path(__file__).parent / "data/golden").glob("*.npz"))
 EXACT = {"rtol": 0, "atol": 1e-10, "check_stride": False}
 
 
-def published(data, prefix=""):
-    return {prefix + key[3:]: torch.from_numpy(data[key]) for key in data if key.startswith("sd.")}
+def published(gold, prefix=""):
+    return {prefix + key[3:]: value for key, value in gold.items() if key.startswith("sd.")}
 
 
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
 def test_outputs_and_every_gradient_are_the_published_ones(file):
-    data = np.load(file)
-    gold = {name: torch.from_numpy(data[name]) for name in data if data[name].ndim}
-    layer = AKConv(3, 4, int(data["num_param"]), int(data["stride"])).double()
+    gold = load(file)
+    layer = AKConv(3, 4, gold["num_param"], gold["stride"]).double()
     # The golden module is a bare torch BatchNorm; the host sets its own eps and momentum on whole models only.
-    layer.load_state_dict(published(data), strict=True)
+    layer.load_state_dict(published(gold), strict=True)
     torch.testing.assert_close(layer.eval()(gold["x"]), gold["out_eval"], **EXACT)
     x = gold["x"].requires_grad_()
     out = layer.train()(x)
@@ -37,7 +34,7 @@ def test_outputs_and_every_gradient_are_the_published_ones(file):
     out.backward(gold["grad_out"])
     torch.testing.assert_close(x.grad, gold["grad.x"], **EXACT)
     named = dict(layer.named_parameters())
-    ours = {key.replace("conv.0.", "conv.conv.").replace("conv.1.", "conv.bn."): key for key in published(data)}
+    ours = {key.replace("conv.0.", "conv.conv.").replace("conv.1.", "conv.bn."): key for key in published(gold)}
     compared = [name for name in named if f"grad.{ours[name]}" in gold]
     assert len(compared) == len(named) == 5
     for name in compared:

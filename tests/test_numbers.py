@@ -4,28 +4,21 @@
 import gc
 import math
 import os
-import resource
-from pathlib import Path
 
+import psutil
 import pytest
 import reference
 import torch
 from conftest import TOLERANCES, learned, skip_if_half_lacks
-from formulations import BORDERS, FORMULATIONS, formulations
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from sample_forms import BORDERS, LAYOUTS, SAMPLE_FORMS, sample_forms
 
 from ultralytics_akconv import SHAPES, AKConv, resample, sampling_points
 from ultralytics_akconv.functional import taps
 
 DTYPES = st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16])
 EXTREMES = (math.inf, -math.inf, math.nan, 1e30, -1e30, 2.0**31, -(2.0**31), 1e-40, -1e-40, 2.0**23, -0.0)
-LAYOUTS = {
-    "contiguous": lambda x: x.contiguous(),
-    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
-    "cropped": lambda x: torch.nn.functional.pad(x, (2, 1, 1, 2), value=math.nan)[:, :, 1:-2, 2:-1],
-    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-}
 # The cases are the same at every run: a failure on one machine is a failure on all.
 drawn = settings(
     max_examples=60,
@@ -76,7 +69,7 @@ def of_points(offset, num_param):
     return (row | col).transpose(1, 2).flatten(1, 2)[:, None]
 
 
-@formulations
+@sample_forms
 @drawn
 @given(case=cases())
 def test_any_samples_equal_the_definition_and_nan_comes_from_nan_alone(sample, case):
@@ -94,7 +87,7 @@ def test_any_samples_equal_the_definition_and_nan_comes_from_nan_alone(sample, c
     assert torch.equal(out.isnan(), of_points(offset, len(moved)).expand_as(out))
 
 
-@formulations
+@sample_forms
 @drawn
 @given(case=cases(extremes=tuple(value for value in EXTREMES if not math.isnan(value))))
 def test_any_gradients_are_finite_and_equal_those_of_the_traced_expression_in_float64(sample, case):
@@ -104,14 +97,14 @@ def test_any_gradients_are_finite_and_equal_those_of_the_traced_expression_in_fl
     grad = torch.linspace(-1, 1, out.numel()).reshape(out.shape).to(out.dtype)
     out.backward(grad)
     exact = [t.double().requires_grad_() for t in (x, offset)]
-    FORMULATIONS["exported"](*exact, *rest).backward(grad.double())
+    SAMPLE_FORMS["exported"](*exact, *rest).backward(grad.double())
     for actual, wanted in zip(inputs, exact):
         assert actual.grad.dtype == x.dtype and actual.grad.isfinite().all()
         tolerance = TOLERANCES[x.dtype] * (1 + float(wanted.grad.abs().max()) if wanted.grad.numel() else 1)
         torch.testing.assert_close(actual.grad.double(), wanted.grad, rtol=0, atol=tolerance, check_stride=False)
 
 
-@formulations
+@sample_forms
 @drawn
 @given(case=cases(batch=(2,)))
 def test_any_image_of_a_batch_is_sampled_as_if_it_were_alone(sample, case):
@@ -172,11 +165,8 @@ def test_autocast_at_640_px_stays_within_the_tolerance_of_its_dtype(half):
 
 
 def resident():
-    """Return the resident memory in MiB; the highest it has been where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """Return the resident memory in MiB."""
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def soak(passes):

@@ -8,48 +8,48 @@ import pytest
 import reference
 import torch
 from conftest import TOLERANCES, skip_if_half_lacks
-from formulations import FORMULATIONS, borders, case, formulations
+from sample_forms import SAMPLE_FORMS, borders, case, sample_forms
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ultralytics_akconv import resample, sampling_points, sampling_positions
 from ultralytics_akconv.functional import bags, taps
 
-EXTREMES = [math.inf, 1e30, 3.4e38, 2.0**31, 2.0**24, 1e6]
+EXTREMES = [sign * value for value in (math.inf, 1e30, 3.4e38, 2.0**31, 2.0**24, 1e6) for sign in (1, -1)]
 
 
-@formulations
 @borders
-@pytest.mark.parametrize("value", [sign * v for v in EXTREMES for sign in (1, -1)])
-def test_an_offset_far_off_the_map_samples_the_border_and_is_finite(sample, border, value, dtype, device, close):
+def test_an_offset_far_off_the_map_samples_the_border_and_is_finite(border, dtype, device, close):
+    points = sampling_points(5, origin="center")
+    x, offset = case((2, 3, 5, 12), dtype=dtype, device=device)
+    far = torch.tensor(EXTREMES, dtype=torch.float64)
+    offset[0, 3, 1] = far  # row offsets, one an output pixel; they become inf where the dtype does not reach so far
+    offset[1, 8, 4] = far  # column offsets of the last row
+    expected = reference.resample(x.cpu().double(), offset.cpu(), points, 1, border)
+    for sample in SAMPLE_FORMS.values():
+        inputs = [t.clone().requires_grad_() for t in (x, offset)]
+        out = sample(*inputs, points, 1, border)
+        close(out.detach().cpu(), expected)
+        out.float().sum().backward()
+        assert out.isfinite().all() and all(t.grad.isfinite().all() for t in inputs)
+        assert not inputs[1].grad[0, 3, 1].any()  # off the map nothing changes with the offset
+
+
+@borders
+def test_a_nan_offset_spoils_its_own_point_and_nothing_else(border, dtype, device):
     points = sampling_points(5, origin="center")
     x, offset = case(dtype=dtype, device=device)
-    far = torch.tensor(value, dtype=torch.float64)
-    offset[0, 3, 1, 2] = far  # a row offset; becomes inf where the dtype does not reach so far
-    offset[1, 8, 4, 6] = far  # a column offset of the last output pixel
-    x.requires_grad_()
-    offset.requires_grad_()
-    out = sample(x, offset, points, 1, border)
-    close(out.detach().cpu(), reference.resample(x.detach().cpu().double(), offset.detach().cpu(), points, 1, border))
-    out.float().sum().backward()
-    assert out.isfinite().all() and x.grad.isfinite().all() and offset.grad.isfinite().all()
-    assert offset.grad[0, 3, 1, 2] == 0  # off the map nothing changes with the offset
+    spoiled = offset.clone()
+    spoiled[1, 7, 4, 6] = math.nan  # the column offset of point 2 at output pixel (4, 6)
+    for sample in SAMPLE_FORMS.values():
+        expected = sample(x, offset, points, 1, border)
+        out = sample(x, spoiled, points, 1, border)
+        hit = torch.zeros_like(out, dtype=torch.bool)
+        hit[1, :, 4 * 5 + 2, 6] = True
+        assert torch.equal(out.isnan(), hit)
+        assert torch.equal(out[~hit], expected[~hit])
 
 
-@formulations
-@borders
-def test_a_nan_offset_spoils_its_own_point_and_nothing_else(sample, border, dtype, device):
-    points = sampling_points(5, origin="center")
-    x, offset = case(dtype=dtype, device=device)
-    expected = sample(x, offset, points, 1, border)
-    offset[1, 7, 4, 6] = math.nan  # the column offset of point 2 at output pixel (4, 6)
-    out = sample(x, offset, points, 1, border)
-    hit = torch.zeros_like(out, dtype=torch.bool)
-    hit[1, :, 4 * 5 + 2, 6] = True
-    assert torch.equal(out.isnan(), hit)
-    assert torch.equal(out[~hit], expected[~hit])
-
-
-@formulations
+@sample_forms
 @borders
 def test_offsets_full_of_nan_do_not_crash(sample, border):
     x, offset = case(stride=2)
@@ -59,7 +59,7 @@ def test_offsets_full_of_nan_do_not_crash(sample, border):
     assert out.isnan().all()
 
 
-@formulations
+@sample_forms
 def test_denormal_offsets_are_zero_offsets(sample, close):
     x, offset = case(dtype=torch.float32)
     points = sampling_points(5)
@@ -67,17 +67,18 @@ def test_denormal_offsets_are_zero_offsets(sample, close):
         close(sample(x, torch.full_like(offset, tiny), points, 1, "clamp"), sample(x, offset * 0, points, 1, "clamp"))
 
 
-@formulations
 @borders
-def test_samples_come_out_in_the_dtype_of_the_input(sample, border, dtype, device, close):
+def test_samples_come_out_in_the_dtype_of_the_input(border, dtype, device, close):
     points = sampling_points(5)
     x, offset = case(stride=2, dtype=dtype, device=device)
-    out = sample(x, offset, points, 2, border)
-    assert out.dtype == dtype
-    close(out.cpu().double(), reference.resample(x.cpu().double(), offset.cpu(), points, 2, border), dtype)
+    expected = reference.resample(x.cpu().double(), offset.cpu(), points, 2, border)
+    for sample in SAMPLE_FORMS.values():
+        out = sample(x, offset, points, 2, border)
+        assert out.dtype == dtype
+        close(out.cpu().double(), expected, dtype)
 
 
-@formulations
+@sample_forms
 @pytest.mark.parametrize(
     ("x_dtype", "offset_dtype"),
     [
@@ -104,7 +105,7 @@ def test_positions_are_never_below_float32():
         assert sampling_positions(torch.zeros(1, 2, 3, 3, dtype=dtype), ((0, 0),)).dtype == positions
 
 
-@formulations
+@sample_forms
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_loses_no_part_of_a_pixel_at_640(sample, half):
     stripes = (torch.arange(640) % 2).to(half).expand(1, 1, 2, 640)  # column c holds c % 2: a sample is its fraction
@@ -116,11 +117,11 @@ def test_half_precision_loses_no_part_of_a_pixel_at_640(sample, half):
     assert (quantised - 0.3125).abs().max() > 0.18
 
 
-@formulations
+@sample_forms
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
 def test_autocast_leaves_the_positions_alone(sample, half):
     skip_if_half_lacks("autocast", half)
-    if sample is FORMULATIONS["widened"]:
+    if sample is SAMPLE_FORMS["widened"]:
         pytest.skip("an exporter traces without autocast, which would round the weights in the matrix product")
     points = sampling_points(5)
     x, offset = case((1, 2, 40, 300), dtype=torch.float32)
@@ -144,7 +145,7 @@ class WideIntegers(TorchDispatchMode):
         return result
 
 
-@formulations
+@sample_forms
 @borders
 def test_no_index_of_a_sample_takes_eight_bytes(sample, border):
     x, offset = case(stride=2)

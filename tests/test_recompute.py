@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from formulations import borders, case
+from sample_forms import borders, case
 from torch.autograd.graph import saved_tensors_hooks
 
 from ultralytics_akconv import functional, resample, sampling_points

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Activation in fresh interpreters: whole, switched off, and where something is missing or broken."""
 
+import os
 import re
 import shutil
 import sys
@@ -98,7 +99,8 @@ def test_importing_the_package_activates_it_without_the_start_up_file(fresh, lat
         "import ultralytics.nn.tasks as t, ultralytics.data.utils; assert not hasattr(t, 'AKConv')\n" if late else ""
     )
     code = before + "import ultralytics_akconv" + OURS
-    process = fresh([sys.executable, "-S", "-c", code], PYTHONPATH=f"{ROOT}:{HOST}:{SITE}")  # under -S no .pth is read
+    path = os.pathsep.join(map(str, (ROOT, HOST, SITE)))
+    process = fresh([sys.executable, "-S", "-c", code], PYTHONPATH=path)  # under -S no .pth is read
     assert printed(process)[-1] == with_head(OUR_BODY)
 
 
@@ -211,7 +213,8 @@ def test_a_broken_plug_in_leaves_the_stock_model_and_explains_itself(fresh, tmp_
     uses = [*(ROW.format(name) for name in ("AKConv", "LDConv", "C2f_AKConv")), OURS]
     code = f"{STOCK}\nfor use in {uses!r}:\n try:\n  exec(use)\n except RuntimeError as error:\n  print(error)"
     reason = "ultralytics-akconv is installed but could not be loaded: ImportError: the plug-in is broken"
-    assert printed(fresh(code, PYTHONPATH=f"{package.parent}:{HOST}"))[-5:] == [with_head(STOCK_BODY), *[reason] * 4]
+    process = fresh(code, PYTHONPATH=f"{package.parent}{os.pathsep}{HOST}")
+    assert printed(process)[-5:] == [with_head(STOCK_BODY), *[reason] * 4]
 
 
 def site_folder(folder, *, startup=True, package=True, mangle=None):
@@ -259,7 +262,7 @@ def test_a_half_removed_plug_in_harms_nobody(fresh, tmp_path, options, reason):
     start = f"import site; site.addsitedir({str(target)!r})\n"  # reads the .pth as an interpreter start does
 
     def run(code):
-        return fresh([sys.executable, "-S", "-c", start + code], PYTHONPATH=f"{HOST}:{SITE}")
+        return fresh([sys.executable, "-S", "-c", start + code], PYTHONPATH=f"{HOST}{os.pathsep}{SITE}")
 
     process = run("print('started')")
     assert (printed(process), process.stderr) == (["started"], "")

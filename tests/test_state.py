@@ -108,8 +108,17 @@ def test_a_foreign_or_incomplete_state_dict_is_refused():
     with pytest.raises(RuntimeError, match="size mismatch"):
         AKConv(3, 4, 6).load_state_dict(state)
     other_start = torch.tensor(sampling_points(5, "cross")).T.reshape(1, 10, 1, 1)
-    with pytest.raises(ValueError, match=r"p_n holds the initial points.*same num_param and shape"):
-        AKConv(3, 4, 5).load_state_dict({**state, "p_n": other_start})
+    layer = nn.Sequential(AKConv(3, 4, 5), AKConv(4, 4, 3))
+    state = {f"0.{key}": value for key, value in {**state, "p_n": other_start}.items()}
+    state.update({f"1.{key}": value for key, value in learned(AKConv(4, 4, 3)).published_state_dict().items()})
+    with pytest.raises(
+        RuntimeError, match=r"Unexpected key.*0\.p_n holds the initial points.*same num_param and shape"
+    ):
+        layer.load_state_dict(state)
+    told = layer.load_state_dict(state, strict=False)
+    assert (told.missing_keys, told.unexpected_keys) == ([], ["0.p_n"])
+    for key, value in layer[1].published_state_dict().items():
+        assert torch.equal(value, state[f"1.{key}"])
 
 
 def test_ema_and_half_copies_are_made_and_run(close):

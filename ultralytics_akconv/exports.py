@@ -9,17 +9,17 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-import torchvision  # noqa: F401 - its operator `deform_conv2d` must be known to torch before a trace uses it
 from torch import nn
 
 from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.functional.movable import movable_traces
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.paddle import teach_x2paddle
 
 # Format -> form, where "gather", which every other format gets, is not the fastest that is right; see docs/export.md.
-FORMS = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "outer-fixed", "torchscript": "grid"}
-FORMS.update(dict.fromkeys(("executorch", "litert"), "lookup"))
-FORMS.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"), "flat"))  # what onnx2tf converts
+FORM_OF = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "outer-fixed", "torchscript": "grid"}
+FORM_OF.update(dict.fromkeys(("executorch", "litert"), "lookup"))
+FORM_OF.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"), "flat"))  # what onnx2tf converts
 ONNX_DEFORM_OPSET = 19  # the first with the operator DeformConv
 ONNX_GRID_OPSET = 16  # the first with the operator GridSample
 ONNX_LOWEST_OPSET = 11  # the first with the operator Range, which the gathers count pixels with
@@ -29,7 +29,7 @@ ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxr
 
 
 def choose_form(format_: str, opset: int | None = None, bits: int = 32, device: str = "cpu") -> str:
-    """Return the form of an export: "gather" or a name of `functional.export.FORMS`.
+    """Return the form of an export: a name of `functional.forms.FORMS`.
 
     Args:
         format_: The host's name of the format, as in `yolo export format=...`.
@@ -49,7 +49,7 @@ def choose_form(format_: str, opset: int | None = None, bits: int = 32, device: 
         return "gather"  # MNN is made from ONNX
     if format_ == "torchscript" and device == "cpu":
         return "bag"  # the fast form of PyTorch itself, on a CPU
-    return FORMS.get(format_, "gather")
+    return FORM_OF.get(format_, "gather")
 
 
 def check_export(format_: str, opset: int | None = None, bits: int = 32, dynamic: bool = False, batch: int = 1) -> None:
@@ -125,7 +125,8 @@ def choosing_call(host_call: Callable) -> Callable:
 
         if any(isinstance(layer, AKConv) for layer in model.modules()):
             check_export(*_asked_for(self.args), self.args.dynamic, self.args.batch)
-        with export_form(choose):
+        movable = str(self.args.format).lower() == "torchscript"
+        with export_form(choose), movable_traces() if movable else contextlib.nullcontext():
             return host_call(self, model, *args, **kwargs)
 
     return call

@@ -10,31 +10,22 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from ultralytics.nn.modules import block
 from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, recomputed_in_backward, resample, traced_form
+from ultralytics_akconv.functional.scaling import check_scale, with_gradient_times
+from ultralytics_akconv.functional.tracing import has_hooks, is_transformed
 from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
 
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
 _PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
+for _step in ("resample", "with_gradient_times"):
+    fx.wrap(_step)  # each one step of a symbolic trace, which knows no sizes
 # Samples a step of a batch on a CPU, in whole images. The samples and their gradients are the largest tensors of a
 # training step; in parts they fit into memory that is free already, and a part is still near when it is used again.
 _SAMPLES = 2**17
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """Identity whose gradient is multiplied by a constant (`offset_lr`)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.scale, None
 
 
 class OffsetConv2d(nn.Conv2d):
@@ -55,7 +46,7 @@ class OffsetConv2d(nn.Conv2d):
         """Return the offsets (B, 2N, h, w) of `x`."""
         if self.lr == 1.0 or not self.training:
             return super().forward(x)
-        weight, bias = (_ScaleGradient.apply(parameter, self.lr) for parameter in (self.weight, self.bias))
+        weight, bias = (with_gradient_times(parameter, self.lr) for parameter in (self.weight, self.bias))
         return self._conv_forward(x, weight, bias)
 
 
@@ -90,7 +81,9 @@ class AKConv(nn.Module):
         border: "paper" (published: the border pixel counts twice an axis), "clamp" (replicate) or "zeros".
         origin: "corner" (published: the shape's top-left lies on the output pixel) or "center".
         offset_lr: Factor on the gradient of the offset branch's weight and bias in training; 1.0 leaves it as it is.
-            It acts like a learning rate under SGD; Adam and its kin divide such a factor out again.
+            It acts like a learning rate under SGD. Adam and its kin divide such a factor out again, and so does the
+            host's MuSGD, which `optimizer=auto` takes for long trainings; `freeze=["1.p_conv", ...]` of the host
+            holds the offsets under each of them. May be set later, too.
         act: The activation, as in the host's `Conv`: True for its default, False for none, or a module.
 
     Shapes: (B, C1, H, W) -> (B, C2, h, w).
@@ -120,10 +113,7 @@ class AKConv(nn.Module):
         super().__init__()
         if border not in BORDERS:
             raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
-        if isinstance(offset_lr, bool) or not isinstance(offset_lr, (int, float)):
-            raise TypeError(f"offset_lr must be a number, got {offset_lr!r} ({type(offset_lr).__name__})")
-        if not 0 <= offset_lr < float("inf"):
-            raise ValueError(f"offset_lr must be finite and not negative, got {offset_lr}")
+        check_scale("offset_lr", offset_lr)
         if not isinstance(act, (bool, nn.Module)):  # the host's Conv would take anything else for "no activation"
             raise TypeError(f"act must be a bool or a module, got {act!r} ({type(act).__name__})")
         self.in_channels = _check_positive_int("in_channels", in_channels)
@@ -134,10 +124,18 @@ class AKConv(nn.Module):
         self.shape = shape if isinstance(shape, str) else "custom"
         self.border = border
         self.origin = origin
-        self.offset_lr = float(offset_lr)
         self.p_conv = OffsetConv2d(in_channels, 2 * num_param, 3, stride=stride, padding=1)
-        self.p_conv.lr = self.offset_lr
+        self.offset_lr = offset_lr
         self.conv = Conv(in_channels, out_channels, (num_param, 1), (num_param, 1), 0, act=act)  # p=0: no autopad
+
+    @property
+    def offset_lr(self) -> float:
+        """Factor on the gradient of the offset branch; it is kept there."""
+        return getattr(self.p_conv, "lr", 1.0)  # a tool that changes layers may have put a plain Conv2d there
+
+    @offset_lr.setter
+    def offset_lr(self, value: float) -> None:
+        self.p_conv.lr = check_scale("offset_lr", value)
 
     def offsets(self, x: Tensor) -> Tensor:
         """Return the learned offsets (B, 2N, h, w) of `x` in input pixels: N rows, then N columns."""
@@ -145,6 +143,8 @@ class AKConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: (B, C1, H, W) -> (B, C2, h, w)."""
+        if isinstance(x, fx.Proxy):  # a symbolic trace, in which nothing can be decided by sizes
+            return self.conv(resample(x, self.offsets(x), self.points, self.stride, self.border))
         if traced_form() is not None:  # sampling and column convolution are one there
             conv = self.conv.conv
             out = akconv2d(x, self.offsets(x), conv.weight, self.points, conv.bias, self.stride, self.border)
@@ -157,17 +157,21 @@ class AKConv(nn.Module):
         return torch.cat([self._columns(part, self.conv) for part in parts])
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Split the batch into the images that are worked on together; only a CPU gains by that."""
+        """Split the batch into the images that are worked on together; only a CPU gains by that.
+
+        Where somebody's hook looks on, it is one part: a hook runs once a call, on the whole batch.
+        """
         if x.device.type != "cpu" or x.ndim != 4 or is_traced():
             return (x,)
         samples = self.num_param * math.prod(math.ceil(side / self.stride) for side in x.shape[2:])
-        return x.split(max(1, _SAMPLES // max(1, samples)))  # an empty map has no samples
+        images = max(1, _SAMPLES // max(1, samples))  # an empty map has no samples
+        return (x,) if images >= len(x) or has_hooks(self) else x.split(images)
 
     def _columns(self, x: Tensor, conv: nn.Module) -> Tensor:
         """Return what the column convolution, or it and what follows, makes of the samples of `x`."""
         offset = self.offsets(x)
         samples = resample(x, offset, self.points, self.stride, self.border)  # (B, C1, h*N, w)
-        if not samples.requires_grad or is_traced():
+        if not samples.requires_grad or is_traced() or is_transformed():
             return conv(samples)
         x, offset = x.detach(), offset.detach()
         with recomputed_in_backward(samples, lambda: resample(x, offset, self.points, self.stride, self.border)):
@@ -180,7 +184,8 @@ class AKConv(nn.Module):
     def extra_repr(self) -> str:
         """Return the options that tell one AKConv from another."""
         text = f"{self.in_channels}, {self.out_channels}, num_param={self.num_param}, stride={self.stride}"
-        return f"{text}, shape={self.shape}, border={self.border}, origin={self.origin}"
+        text = f"{text}, shape={self.shape}, border={self.border}, origin={self.origin}"
+        return f"{text}, offset_lr={self.offset_lr:g}, act={type(self.conv.act).__name__}"
 
     def published_state_dict(self) -> dict[str, Tensor]:
         """Return the state dict under the published names: `p_conv.*`, `conv.0.*` and `conv.1.*`."""
@@ -193,19 +198,32 @@ class AKConv(nn.Module):
         return renamed
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Accept the published layout too: rename its keys, and compare its fixed buffer `p_n` with our points."""
+        """Accept the published layout too: rename its keys, and compare its fixed buffer `p_n` with our points.
+
+        Where they differ, `p_n` is an unexpected key: an error that says why, or if not `strict`, told to the caller.
+        """
         for published, ours in _PUBLISHED_PREFIXES.items():
             for key in [k for k in state_dict if k.startswith(prefix + published)]:
                 state_dict[prefix + ours + key[len(prefix + published) :]] = state_dict.pop(key)
         published_points = state_dict.pop(prefix + "p_n", None)
         if published_points is not None:
-            points = torch.tensor(self.points).T.reshape(1, -1, 1, 1)  # the buffer's shape: N rows, then N columns
-            if published_points.shape != points.shape or not torch.equal(published_points.float().cpu(), points):
-                raise ValueError(
-                    f"{prefix}p_n holds the initial points {published_points.flatten().tolist()} (rows, then columns), "
-                    f"this AKConv starts from {points.flatten().tolist()}: build it with the same num_param and shape"
+            points = torch.tensor(self.points, device="cpu").T.flatten()  # N rows, then N columns
+            published_points = published_points.detach().float().cpu().flatten()
+            if published_points.shape != points.shape or not torch.equal(published_points, points):
+                key = _UnexpectedKey(prefix + "p_n")
+                key.why = (
+                    f"{key} holds the initial points {published_points.tolist()} (rows, then columns), "
+                    f"this AKConv starts from {points.tolist()}: build it with the same num_param and shape"
                 )
+                args[3].append(key)  # behind the metadata, `strict`, which is always True here, and the missing keys
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _UnexpectedKey(str):
+    """A key of a state dict, which says in an error why it was not expected."""
+
+    def __format__(self, spec: str) -> str:
+        return getattr(self, "why", str(self))
 
 
 LDConv = AKConv  # the operator's later name

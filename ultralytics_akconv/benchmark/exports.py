@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -79,7 +81,7 @@ def _row(name: str, networks: dict[str, nn.Module], images: Tensor, repeats: int
     format_, _, opset = name.partition(":")
     row = {"format": name, "works": "yes", "difference": None, "plain difference": None, "plain ms": None}
     row.update({"akconv ms": None, "x plain": None})
-    with tempfile.TemporaryDirectory() as folder:
+    with _folder() as folder:
         try:
             loaded = {
                 kind: _exported(net, Path(folder, kind), format_, opset, images) for kind, net in networks.items()
@@ -91,6 +93,16 @@ def _row(name: str, networks: dict[str, nn.Module], images: Tensor, repeats: int
         times = interleave({kind: (lambda run=run: run(images[:1])) for kind, run in loaded.items()}, repeats)
     row.update({f"{kind} ms": timing.median for kind, timing in times.items()})
     return {**row, "x plain": times["akconv"].ratio}
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """Make a folder for the time of a measurement; Windows keeps a file that a runtime has not let go of."""
+    folder = tempfile.mkdtemp()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exported(network: nn.Module, folder: Path, format_: str, opset: str, images: Tensor) -> AutoBackend:

@@ -36,7 +36,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 def _processor() -> str:
     """Return the name of the CPU, with its vector instructions as PyTorch uses them."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -80,19 +80,37 @@ def _peak(prepare: Callable[..., Callable[[], object]], args: tuple) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = _resident("VmRSS")
+    before = _resident()
     run()
-    return _resident("VmHWM") - before
+    return _resident_peak() - before
 
 
-def _resident(field: str) -> float:
-    """Return the resident set of this process in MB: now (VmRSS) or at its peak (VmHWM).
+def _resident() -> float:
+    """Return the resident set of this process now, in MB."""
+    return _memory_info().rss / 2**20
 
-    Linux alone tells both, elsewhere it is the peak. Its `getrusage` would not do: a new process inherits the peak of
-    the one that started it.
+
+def _resident_peak() -> float:
+    """Return the largest resident set that this process has had, in MB.
+
+    Linux tells it in /proc: its `getrusage` would not do, since a new process inherits the peak of the one that started
+    it. Windows has a counter of its own. What is left has `getrusage`, in bytes on macOS.
     """
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+        line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    windows = getattr(_memory_info(), "peak_wset", None)
+    if windows is not None:
+        return windows / 2**20
+    import resource  # here, since Windows has none
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _memory_info() -> Any:
+    """Return what the system counts of this process's memory; by a library that the host needs too."""
+    import psutil  # here, since only a measurement needs it
+
+    return psutil.Process().memory_info()

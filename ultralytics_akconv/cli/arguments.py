@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ultralytics_akconv.datasets import NAMED
-
 HOST_ARGUMENTS_HELP = "Any argument of Ultralytics follows as key=value or --key value."
 WHERE_HELP = "downsample, backbone, neck, blocks, or layer indices: 3,5,7"
 
@@ -48,12 +46,25 @@ def script_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def host_command(mode: str, model: Any, data: str, settings: dict[str, Any]) -> str:
     """Return the host's command that does the same."""
+    from ultralytics_akconv.datasets import NAMED  # here alone: it imports the host's data rooms
+
     return f"yolo {mode} model={model} data={NAMED.get(data, data)} {settings_text(settings)}".rstrip()
 
 
 def settings_text(settings: dict[str, Any]) -> str:
     """Return arguments of the host as they are written on its command line."""
     return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def print_text(text: str) -> None:
+    """Print the text of a file: in UTF-8, as the file would hold it, where the output goes to one."""
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None or sys.stdout.isatty():
+        print(text, end="")
+    else:
+        sys.stdout.flush()
+        stream.write(text.encode("utf-8"))
+        stream.flush()
 
 
 def exit_status(command: str, run: Callable[[], None]) -> int:

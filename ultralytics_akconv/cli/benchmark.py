@@ -17,22 +17,12 @@ from ultralytics_akconv.benchmark import (
     benchmark_models,
 )
 from ultralytics_akconv.benchmark.operator import LAYOUTS
-from ultralytics_akconv.cli.train import add_train
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def add_benchmark(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv benchmark` and its own commands."""
-    parser = subparsers.add_parser("benchmark", help="measure what AKConv costs on this machine")
-    benchmarks = parser.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
-    for add in (add_op, add_model, add_export, add_train):
-        add(benchmarks)
-
-
-def add_op(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv benchmark op`."""
-    parser = subparsers.add_parser("op", help="one layer against a 3x3 Conv and against other formulations")
+def add_op(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv benchmark op`."""
     parser.add_argument("--size", type=_size, nargs="+", default=YOLOV8N_LAYERS, metavar="IN,OUT,SIDE",
                         help="channels and input side of a stride-2 layer (default: the six of YOLOv8n)")  # fmt: skip
     parser.add_argument("--num-param", type=int, nargs="+", default=[5], metavar="N")
@@ -43,9 +33,8 @@ def add_op(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_run_op)
 
 
-def add_model(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv benchmark model`."""
-    parser = subparsers.add_parser("model", help="a whole model against the same model with 3x3 Conv")
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv benchmark model`."""
     parser.add_argument("model", nargs="?", default="yolov8n-akconv.yaml", help="default yolov8n-akconv.yaml")
     parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels (default 640)")
     parser.add_argument("--batch", type=int, default=4, help="images of a training step (default 4)")
@@ -55,9 +44,8 @@ def add_model(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_run_model)
 
 
-def add_export(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv benchmark export`."""
-    parser = subparsers.add_parser("export", help="export formats: works, difference from PyTorch, cost")
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv benchmark export`."""
     parser.add_argument("model", nargs="?", default="yolov8n-akconv.yaml", help="default yolov8n-akconv.yaml")
     parser.add_argument("--format", nargs="+", default=FORMATS, metavar="FORMAT",
                         help=f"names, an ONNX opset after a colon (default {' '.join(FORMATS)})")  # fmt: skip

@@ -13,9 +13,8 @@ from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.shapes import ORIGINS
 
 
-def add_convert(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv convert`."""
-    parser = subparsers.add_parser("convert", help="turn a trained model into an AKConv model that keeps what it knows")
+def add_convert(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv convert`."""
     parser.add_argument("source", nargs="?", help="a checkpoint of a model with ordinary convolutions")
     parser.add_argument("--model", help="the AKConv model YAML to fill, instead of the options up to --budget")
     parser.add_argument("--num-param", type=numbers, metavar="N", help="5 (default), or one a layer: 5,7,9")

@@ -7,17 +7,15 @@ import argparse
 from pathlib import Path
 
 from ultralytics_akconv import SHAPES, graft
-from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, shape, where
+from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, print_text, shape, where
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.grafting import resolvable_models
-from ultralytics_akconv.info import model_info
 from ultralytics_akconv.shapes import ORIGINS
 
 
-def add_graft(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv graft`."""
-    parser = subparsers.add_parser("graft", help="write a model YAML with AKConv in place of chosen convolutions")
+def add_graft(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv graft`."""
     parser.add_argument("model", help="a model YAML: a file, or a name such as yolo11s.yaml")
     parser.add_argument("--num-param", type=numbers, default=5, metavar="N", help="5, or one a layer: 5,7,9")
     parser.add_argument("--where", type=where, default="downsample", help=f"{WHERE_HELP} (default downsample)")
@@ -28,15 +26,13 @@ def add_graft(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_run_graft)
 
 
-def add_models(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv models`."""
-    parser = subparsers.add_parser("models", help="list the names that `model=` takes")
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv models`."""
     parser.set_defaults(run=_run_models)
 
 
-def add_info(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv info`."""
-    parser = subparsers.add_parser("info", help="show the AKConv layers and the size of a model")
+def add_info(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv info`."""
     parser.add_argument("model", help="a model YAML or a checkpoint, such as yolo11s-akconv7.yaml")
     parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels for GFLOPs (default 640)")
     parser.set_defaults(run=_run_info)
@@ -49,7 +45,7 @@ def _run_graft(options: argparse.Namespace) -> None:
         write_whole(options.output, text)
         print(f"wrote {options.output}")
     else:
-        print(text, end="")
+        print_text(text)
 
 
 def _run_models(options: argparse.Namespace) -> None:
@@ -64,6 +60,8 @@ def _run_models(options: argparse.Namespace) -> None:
 
 def _run_info(options: argparse.Namespace) -> None:
     """Print the AKConv modules and the size of a model, beside its size without AKConv."""
+    from ultralytics_akconv.info import model_info  # not for the commands that build nothing
+
     info = model_info(options.model, options.imgsz)
     print(f"{'module':<36}{'in':>5}{'out':>6}{'N':>5}{'stride':>8}{'parameters':>12}  shape, border, origin")
     for name, layer in info.akconvs.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`akconv plot`."""
+"""`akconv plot shapes`, `offsets` and `training`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,8 @@ from ultralytics_akconv.plots import GALLERY, plot_field, plot_histogram, plot_o
 from ultralytics_akconv.shapes import ORIGINS, SHAPES
 
 
-def add_plot(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv plot` and its own commands."""
-    parser = subparsers.add_parser("plot", help="draw pictures")
-    pictures = parser.add_subparsers(title="pictures", required=True, metavar="WHAT")
-    for add in (_add_shapes, _add_offsets, _add_training):
-        add(pictures)
-
-
-def _add_shapes(pictures: argparse._SubParsersAction) -> None:
-    """Add `akconv plot shapes`."""
-    parser = pictures.add_parser("shapes", help="initial sampling shapes")
+def add_shapes(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv plot shapes`."""
     parser.add_argument(
         "shape", nargs="?", type=shape, help=f"{', '.join(SHAPES)}, or [[row, col], ...] (default: all)"
     )
@@ -30,9 +21,8 @@ def _add_shapes(pictures: argparse._SubParsersAction) -> None:
     _add_common(parser, "shapes.png", _run_shapes)
 
 
-def _add_offsets(pictures: argparse._SubParsersAction) -> None:
-    """Add `akconv plot offsets`."""
-    parser = pictures.add_parser("offsets", help="where a model's AKConv layers read an image")
+def add_offsets(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv plot offsets`."""
     parser.add_argument("model", help="a checkpoint, or a model YAML for an untrained one")
     parser.add_argument("image", type=Path)
     parser.add_argument(
@@ -50,9 +40,8 @@ def _add_offsets(pictures: argparse._SubParsersAction) -> None:
     _add_common(parser, "offsets.png", _run_offsets)
 
 
-def _add_training(pictures: argparse._SubParsersAction) -> None:
-    """Add `akconv plot training`."""
-    parser = pictures.add_parser("training", help="how the offsets grew in a training")
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv plot training`."""
     parser.add_argument("folder", type=Path, metavar="run", help="the run's folder, or its results.csv")
     _add_common(parser, "training.png", _run_training)
 

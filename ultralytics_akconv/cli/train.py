@@ -15,9 +15,9 @@ from ultralytics_akconv.evaluation import evaluate
 from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, run_sweep
 
 
-def add_train(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv benchmark train`."""
-    parser = _parser(subparsers, "train", "train with and without AKConv, several seeds each, and compare", _run_train)
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv benchmark train`."""
+    _add_common(parser, _run_train)
     parser.add_argument("--model", nargs="+", default=["yolov8n.yaml"], help="models without AKConv")
     parser.add_argument("--num-param", type=int, nargs="*", default=[3, 5, 9], metavar="N")
     parser.add_argument("--shape", nargs="+", default=["default"], metavar="SHAPE")
@@ -29,10 +29,9 @@ def add_train(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="results; resumed if there")
 
 
-def add_evaluate(subparsers: argparse._SubParsersAction) -> None:
-    """Add `akconv evaluate`."""
-    what = "AP by COCO rules and the host's metrics of a trained model"
-    parser = _parser(subparsers, "evaluate", what, _run_evaluate)
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `akconv evaluate`."""
+    _add_common(parser, _run_evaluate)
     parser.add_argument("model", help="a checkpoint")
     parser.add_argument("--split", default="val")
     parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels (default 640)")
@@ -40,14 +39,11 @@ def add_evaluate(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
 
 
-def _parser(
-    subparsers: argparse._SubParsersAction, name: str, what: str, run: Callable[[argparse.Namespace], None]
-) -> argparse.ArgumentParser:
-    """Return the parser of a command that takes a dataset and arguments of the host."""
-    parser = subparsers.add_parser(name, help=what, allow_abbrev=False, epilog=HOST_ARGUMENTS_HELP)
+def _add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """Add what the commands have in common that take a dataset and arguments of the host."""
+    parser.allow_abbrev, parser.epilog = False, HOST_ARGUMENTS_HELP
     add_data(parser)
     parser.set_defaults(run=run, host_arguments=[])
-    return parser
 
 
 def _run_train(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ultralytics_akconv.conversion.closed_form import covariance, interpolation
+from ultralytics_akconv.conversion.closed_form import EXACT, covariance, interpolation
 from ultralytics_akconv.conversion.pairs import Pair, Prior, converted_state
 from ultralytics_akconv.functional import resample
 
@@ -53,7 +53,7 @@ class _Moments:
         self.pair = pair
         self.samples = pair.akconv.num_param * pair.akconv.in_channels  # D
         size = self.samples + pair.akconv.out_channels + 1
-        self.sums = torch.zeros(size, size, dtype=torch.float64)
+        self.sums = torch.zeros(size, size, **EXACT)
 
     def add(self, x: Tensor, target: Tensor) -> None:
         """Add a batch: the AKConv's input (B, C1, H, W) and the source convolution's output (B, C2, h, w)."""
@@ -74,7 +74,7 @@ class _Moments:
 
         tap_rows = interpolation(prior.taps)
         tap_covariance = tap_rows @ covariance() @ tap_rows.T  # (N, N)
-        tap_covariance += _FLOOR * torch.eye(len(tap_rows), dtype=torch.float64)
+        tap_covariance += _FLOOR * torch.eye(len(tap_rows), **EXACT)
         variance = (gram.diagonal().reshape(-1, len(tap_rows)) / tap_covariance.diagonal()).mean(1)  # (C1)
         variance = variance.clamp(min=max(_FLOOR * float(variance.max()), torch.finfo(torch.float32).tiny))
         ridge = self.samples / count * torch.kron(torch.diag(variance), tap_covariance)

@@ -8,16 +8,17 @@ misses has a closed form too, so the places of the taps can be chosen to miss le
 four of them, so that N such taps lose far less than N of the nine pixels.
 
 Coordinates are `(row, col)` in input pixels relative to the output pixel's anchor, as in `shapes`: a 3x3 kernel with
-padding 1 covers -1..1. All sums are float64. torch only.
+padding 1 covers -1..1. All sums are float64 and on the CPU, whatever the default device is.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 
 import torch
 from torch import Tensor
+
+from ultralytics_akconv.functional.remembering import remembered
 
 RHO = 0.9  # the prior's correlation of neighbouring pixels: of those measured, it keeps a network's outputs best
 # With which the expected error is computed: pixels are less alike once their mean is gone, and the BatchNorm takes it.
@@ -25,16 +26,17 @@ RHO = 0.9  # the prior's correlation of neighbouring pixels: of those measured, 
 RHO_CENTRED = 0.65
 _NOISE = 1e-6  # variance of a tap's own noise: taps that read nearly the same pixels get bounded weights
 _FIRST_STEP, _LAST_STEP = 0.5, 1 / 16  # px; the search halves its step between these
+EXACT = {"dtype": torch.float64, "device": "cpu"}
 _STARTS = 2  # layouts of whole pixels from which the search starts
 
 
-@functools.lru_cache(maxsize=1)
+@remembered(1)
 def grid() -> Tensor:
     """Return the places of a 3x3 kernel's weights in row-major order, (9, 2)."""
-    return torch.cartesian_prod(*[torch.arange(-1, 2, dtype=torch.float64)] * 2)
+    return torch.cartesian_prod(*[torch.arange(-1, 2, **EXACT)] * 2)
 
 
-@functools.lru_cache(maxsize=8)
+@remembered(8)
 def covariance(rho: float = RHO) -> Tensor:
     """Return the covariance K (9, 9) of the nine pixels under the kernel, neighbours having the correlation `rho`."""
     return rho ** (grid()[:, None] - grid()).abs().sum(-1)
@@ -63,7 +65,7 @@ def _mixing(taps: Tensor) -> Tensor:
     """Return the map (..., 9, N) from kernels to the weights of taps (..., N, 2)."""
     b = interpolation(taps)
     cross = covariance() @ b.mT  # (..., 9, N)
-    inner = b @ cross + _NOISE * torch.eye(taps.shape[-2], dtype=torch.float64)
+    inner = b @ cross + _NOISE * torch.eye(taps.shape[-2], **EXACT)
     return torch.linalg.solve(inner, cross.mT).mT
 
 
@@ -75,7 +77,7 @@ def expected_error(gram: Tensor, taps: Tensor, rho: float = RHO_CENTRED) -> Tens
         taps: Places of the taps (..., N, 2) in input pixels; their weights are those of `project`.
         rho: Correlation of neighbouring pixels.
     """
-    missed = torch.eye(9, dtype=torch.float64) - _mixing(taps) @ interpolation(taps)  # (..., 9, 9)
+    missed = torch.eye(9, **EXACT) - _mixing(taps) @ interpolation(taps)  # (..., 9, 9)
     cov = covariance(rho)
     lost = (gram * (missed @ cov @ missed.mT)).sum((-2, -1))
     return (lost / (gram * cov).sum().clamp(min=torch.finfo(torch.float64).tiny)).sqrt()
@@ -108,11 +110,11 @@ def place_taps(gram: Tensor, num_param: int) -> Tensor:
     """
     if num_param >= 9:
         return torch.cat((grid(), _around(num_param - 9)))
-    choices = grid()[torch.tensor(list(itertools.combinations(range(9), num_param)))]  # (choices, N, 2)
+    choices = grid()[torch.tensor(list(itertools.combinations(range(9), num_param)), device="cpu")]  # (choices, N, 2)
     starts = choices[expected_error(gram, choices, RHO).argsort(stable=True)[:_STARTS]]
     refined = [_refine(gram, start) for start in starts]
     taps = min(refined, key=lambda taps: float(expected_error(gram, taps, RHO)))
-    return torch.tensor(sorted(taps.tolist()), dtype=torch.float64)
+    return torch.tensor(sorted(taps.tolist()), **EXACT)
 
 
 def _around(count: int) -> Tensor:
@@ -120,15 +122,15 @@ def _around(count: int) -> Tensor:
     reach = 2
     while (2 * reach + 1) ** 2 - 9 < count:
         reach += 1
-    cells = torch.cartesian_prod(*[torch.arange(-reach, reach + 1, dtype=torch.float64)] * 2)
+    cells = torch.cartesian_prod(*[torch.arange(-reach, reach + 1, **EXACT)] * 2)
     cells = cells[cells.abs().amax(1) > 1]
     return cells[cells.square().sum(1).argsort(stable=True)[:count]]
 
 
 def _refine(gram: Tensor, taps: Tensor) -> Tensor:
     """Return the taps (N, 2) after moving one at a time within the kernel's square as long as the error falls."""
-    moves = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)] * 2)
-    moves = torch.einsum("nk,md->nmkd", torch.eye(len(taps), dtype=torch.float64), moves).flatten(0, 1)  # (9N, N, 2)
+    moves = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], **EXACT)] * 2)
+    moves = torch.einsum("nk,md->nmkd", torch.eye(len(taps), **EXACT), moves).flatten(0, 1)  # (9N, N, 2)
     error, step = float(expected_error(gram, taps, RHO)), _FIRST_STEP
     while step >= _LAST_STEP:
         candidates = (taps + step * moves).clamp(-1, 1)

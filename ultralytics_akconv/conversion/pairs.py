@@ -30,7 +30,7 @@ class Pair:
     def gain(self) -> Tensor:
         """What the source layer multiplies each output channel by after its convolution (C2), from its BatchNorm."""
         bn = self.conv.bn
-        return (bn.weight / (bn.running_var + bn.eps).sqrt()).detach().double().cpu()
+        return (bn.weight / (bn.running_var + bn.eps).sqrt()).detach().cpu().double()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def find_pairs(model: nn.Module, source: nn.Module) -> tuple[list[Pair], dict[st
 
 def solve_without_data(pair: Pair) -> Prior:
     """Return where the taps of a layer go and the weights they get, from the source's weights alone."""
-    kernels = pair.conv.conv.weight.detach().double().cpu()
+    kernels = pair.conv.conv.weight.detach().cpu().double()  # in this order: Apple's GPU has no float64
     gram = kernel_gram(kernels, pair.gain)
     taps = place_taps(gram, pair.akconv.num_param)
     weight = project(kernels, taps)
@@ -115,11 +115,12 @@ def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tenso
         weight: Weights of the taps (C2, C1, N).
     """
     device = pair.conv.conv.weight.device
-    shift = (taps - torch.tensor(pair.akconv.points, dtype=taps.dtype)).T.flatten()  # (2N): rows, then columns
+    points = torch.tensor(pair.akconv.points, dtype=taps.dtype, device=taps.device)
+    shift = (taps - points).T.flatten()  # (2N): rows, then columns
     state = {
         "p_conv.weight": torch.zeros(pair.akconv.p_conv.weight.shape, device=device),
-        "p_conv.bias": shift.to(device, torch.float32),  # a float16 source must not round what is computed anew
-        "conv.conv.weight": weight[..., None].to(device, torch.float32),  # (C2, C1, N, 1)
+        "p_conv.bias": shift.float().to(device),  # a float16 source must not round what is computed anew
+        "conv.conv.weight": weight[..., None].float().to(device),  # (C2, C1, N, 1)
     }
     state.update({f"conv.bn.{key}": value for key, value in pair.conv.bn.state_dict().items()})
     return state

@@ -13,16 +13,16 @@ Source: AKConv, arXiv 2311.11587 (LDConv, Image and Vision Computing 2024, 10519
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ultralytics_akconv.functional.bags import BagSamples
-from ultralytics_akconv.functional.export import export_form, traced_form
-from ultralytics_akconv.functional.gather import compiled_samples, gather_samples
+from ultralytics_akconv.functional.columns import column_conv
+from ultralytics_akconv.functional.forms import export_form, traced_form
+from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, base_positions, cached_base_positions, position_dtype
-from ultralytics_akconv.functional.tracing import is_exported, is_traced
+from ultralytics_akconv.functional.tracing import is_exported, is_traced, is_transformed
 from ultralytics_akconv.shapes import Points
 
 __all__ = (
@@ -69,14 +69,14 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
 
 
 def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
-    """Return the samples as rows (B, h, N, w, C), by the formulation that was measured to be the fastest here."""
+    """Return the samples (B, C, h*N, w), by the form that was measured to be the fastest here."""
     traced = is_traced()
     base_of = base_positions if traced else cached_base_positions
     base = base_of(points, stride, *offset.shape[2:], position_dtype(offset.dtype), offset.device)
     if traced:
-        if is_exported():
-            return gather_samples(x, offset, base, border, traced=True)
-        return compiled_samples(x, offset, base, border)
+        return gather_samples(x, offset, base, border, traced=True, how=PLAIN if is_exported() else COMPILED)
+    if is_transformed():
+        return gather_samples(x, offset, base, border)
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel():
         return BagSamples.apply(x, offset, base, border)
     if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad):
@@ -107,8 +107,7 @@ def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border:
     if x.ndim != 4 or x.shape[0] != offset.shape[0]:
         raise ValueError(f"x must be (B, C, H, W) with the offset's B, got {tuple(x.shape)} and {tuple(offset.shape)}")
     _check_offset(offset, points)
-    # In two steps: exporters join a transposition of four axes with the layout that their convolutions want.
-    return rearrange(_samples(x, offset, points, stride, border), "b h n w c -> b (h n) w c").permute(0, 3, 1, 2)
+    return _samples(x, offset, points, stride, border)
 
 
 def akconv2d(
@@ -148,5 +147,4 @@ def akconv2d(
     form = traced_form()
     if form is not None:
         return form(x, offset, weight, bias, points, stride, border)
-    samples = resample(x, offset, points, stride, border)  # (B, C1, h*N, w)
-    return torch.nn.functional.conv2d(samples, weight, bias, stride=(n, 1))
+    return column_conv(resample(x, offset, points, stride, border), weight, bias)

@@ -21,21 +21,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
-from ultralytics_akconv.functional.gather import column_conv
-from ultralytics_akconv.functional.taps import (
-    Base,
-    Taps,
-    base_positions,
-    corner_taps,
-    position_dtype,
-    sampling_taps,
-)
-from ultralytics_akconv.shapes import Points
+from ultralytics_akconv.functional.columns import stacked
+from ultralytics_akconv.functional.remembering import under_a_mode
+from ultralytics_akconv.functional.taps import Base, Taps, sampling_taps
 
 _CACHED = 2**14  # samples a step where one step reads what another has just written: a megabyte at 16 channels
 
 
-def _pixel_rows(x: Tensor) -> Tensor:
+def pixel_rows(x: Tensor) -> Tensor:
     """Return the pixels of (B, C, H, W) as rows (B*H*W, C): a view of a channels_last map, a copy of another.
 
     A single image in the ordinary layout has such a view too, whose rows have gaps: its bags would be the slow ones.
@@ -71,7 +64,7 @@ def _weights(row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor], like: Tenso
 
 
 class BagSamples(torch.autograd.Function):
-    """Samples as rows, (B, h, N, w, C), of `x` (B, C, H, W) and `offset` (B, 2N, h, w)."""
+    """Samples (B, C, h*N, w) of `x` (B, C, H, W) and `offset` (B, 2N, h, w)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
@@ -81,8 +74,8 @@ class BagSamples(torch.autograd.Function):
         row, col = sampling_taps(offset, base, x.shape[2:], border)
         weights = _weights((row.low_weight, row.high_weight), (col.low_weight, col.high_weight), x)
         indices = _pixel_indices(row, col, x.shape[2:])
-        samples = embedding_bag(indices, _pixel_rows(x), mode="sum", per_sample_weights=weights)
-        return samples.view(*row.low.shape, x.shape[1])
+        samples = embedding_bag(indices, pixel_rows(x), mode="sum", per_sample_weights=weights)
+        return stacked(samples, offset)
 
     @staticmethod
     @once_differentiable
@@ -91,7 +84,7 @@ class BagSamples(torch.autograd.Function):
         x, offset = ctx.saved_tensors
         row, col = sampling_taps(offset, ctx.base, x.shape[2:], ctx.border)
         indices = _pixel_indices(row, col, x.shape[2:])
-        grad = grad.reshape(-1, x.shape[1]).contiguous()  # (samples, C), rows without gaps as in `_pixel_rows`
+        grad = pixel_rows(grad)  # (samples, C)
         row_weights, col_weights = (row.low_weight, row.high_weight), (col.low_weight, col.high_weight)
         grad_x = grad_offset = None
         if ctx.needs_input_grad[0]:
@@ -107,7 +100,7 @@ def _offset_gradient(
     x: Tensor, grad: Tensor, indices: Tensor, slopes: tuple[Tensor, Tensor], shape: torch.Size
 ) -> Tensor:
     """Return the gradient by the offsets, (B, 2N, h, w): how each sample changes along an axis, times its gradient."""
-    pixels, by_axis = _pixel_rows(x), grad.new_empty(2, len(grad))
+    pixels, by_axis = pixel_rows(x), grad.new_empty(2, len(grad))
     for start in range(0, len(grad), _CACHED):
         part = slice(start, start + _CACHED)
         for slope, result in zip(slopes, by_axis):
@@ -120,7 +113,7 @@ def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -
     """Return the gradient by the input, (B, C, H, W) channels_last: per pixel, the bag of the samples that read it."""
     b, c, height, width = x.shape
     pixels, order = indices.flatten().sort()
-    counts = torch.bincount(pixels, minlength=b * height * width)
+    counts = _counts(pixels, b * height * width)
     starts = counts.cumsum(0) - counts
     rows = embedding_bag(
         order.to(torch.int32) >> 2,  # tap 4 * m + k belongs to sample m
@@ -132,16 +125,8 @@ def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -
     return rows.view(b, height, width, c).permute(0, 3, 1, 2)
 
 
-def bag_akconv2d(
-    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
-) -> Tensor:
-    """Return what `akconv2d` returns, (B, C2, h, w), by bags in a form that can be traced; see there for the arguments.
-
-    It has no autograd function, which a trace cannot hold, and no loop, which a trace would unroll for one size.
-    """
-    base = base_positions(points, stride, *offset.shape[2:], position_dtype(offset.dtype), x.device)
-    row, col = sampling_taps(offset, base, x.shape[2:], border, traced=True)
-    corners = corner_taps(row, col, x.shape[2:])
-    pixels, weights = (torch.stack(four).flatten(1).t().contiguous() for four in corners)  # (samples, 4)
-    samples = embedding_bag(pixels, _pixel_rows(x), mode="sum", per_sample_weights=weights.to(x.dtype))
-    return column_conv(samples.reshape(*row.low.shape, x.shape[1]), weight, bias)
+def _counts(pixels: Tensor, length: int) -> Tensor:
+    """Return how often each number from 0 to `length` - 1 is among the pixels."""
+    if under_a_mode():  # a fake tensor cannot tell how long `bincount` would be
+        return pixels.new_zeros(length, dtype=torch.int64).index_add_(0, pixels, torch.ones_like(pixels).long())
+    return torch.bincount(pixels, minlength=length)

@@ -20,10 +20,10 @@ def recomputed_in_backward(tensor: Tensor, compute: Callable[[], Tensor]) -> sav
         tensor: What is given to a layer inside the context.
         compute: Returns the same values again; called without gradient, once a backward pass.
     """
-    address, shape = tensor.data_ptr(), tensor.shape
+    place, shape = _place(tensor), tensor.shape
 
     def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
-        return compute if saved.data_ptr() == address and saved.shape == shape else saved
+        return compute if saved.shape == shape and _place(saved) == place else saved
 
     def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
         if isinstance(kept, Tensor):
@@ -32,3 +32,8 @@ def recomputed_in_backward(tensor: Tensor, compute: Callable[[], Tensor]) -> sav
             return kept()
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    """Return which memory a tensor reads, and from where on; not its address, which a fake tensor does not have."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset()

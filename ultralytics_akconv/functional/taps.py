@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ultralytics_akconv.functional.remembering import remembered
 from ultralytics_akconv.shapes import Points
 
 BORDERS = ("paper", "clamp", "zeros")
@@ -59,8 +59,7 @@ def base_positions(points: Points, stride: int, h: int, w: int, dtype: torch.dty
     )
 
 
-@lru_cache(maxsize=128)  # a model has some ten layers; bounded, since sizes change from batch to batch
-@torch.inference_mode(False)  # an inference tensor could not be used in a training step later
+@remembered(128)  # a model has some ten layers; bounded, since sizes change from batch to batch
 def cached_base_positions(
     points: Points, stride: int, h: int, w: int, dtype: torch.dtype, device: torch.device
 ) -> Base:
@@ -68,8 +67,7 @@ def cached_base_positions(
     return base_positions(points, stride, h, w, dtype, device)
 
 
-@lru_cache(maxsize=128)
-@torch.inference_mode(False)
+@remembered(128)
 def _last(size: tuple[int, int], device: torch.device) -> Tensor:
     """Return the last index of each axis, to clamp both in one step: (2, 1, 1, 1, 1) int32."""
     return torch.tensor([size[0] - 1, size[1] - 1], dtype=torch.int32, device=device)[:, None, None, None, None]
@@ -148,6 +146,15 @@ def _taps(fraction: Tensor, whole: Tensor, last: Tensor | int, border: str) -> T
     factor = 2 - between
     high_weight = fraction * factor
     return Taps(low, high, factor - high_weight, high_weight, between, between)
+
+
+def border_factor(position: Tensor, first: Tensor | int, last: Tensor | int) -> Tensor:
+    """Return how often the "paper" border counts a position on an axis that runs from `first` to `last`: 1 or 2.
+
+    What `_taps` reads off the pixel indices, for forms that have none: without integers, comparisons and gradient.
+    """
+    low = position.detach().floor()
+    return torch.maximum(first + 1 - low, low - (last - 2)).clamp(1, 2)  # 2 below `first` and from `last` on
 
 
 def corner_taps(row: Taps, col: Taps, size: tuple[int, int]) -> tuple[list[Tensor], list[Tensor]]:

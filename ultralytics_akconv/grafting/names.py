@@ -78,11 +78,19 @@ def cached(name: str, text: str) -> Path:
     """
     folder = USER_CONFIG_DIR / "akconv" / hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
     file = folder / name
-    if file.is_file() and file.read_text("utf-8") == text:
-        return file
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, text)
+    if not _holds(file, text):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            write_whole(file, text)
+        except PermissionError:  # Windows: somebody reads it, who may have written it a moment ago
+            if not _holds(file, text):
+                raise
     return file
+
+
+def _holds(file: Path, text: str) -> bool:
+    """Return whether a file is there and holds this text."""
+    return file.is_file() and file.read_text("utf-8") == text
 
 
 def _near(name: str, known: list[str]) -> str:

@@ -3,42 +3,48 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 from types import ModuleType
-from typing import Any
 
 import torch
-from ultralytics.utils import callbacks
+from ultralytics.utils import LOGGER
 
+import ultralytics_akconv_startup
 from ultralytics_akconv.callbacks import with_callbacks
 from ultralytics_akconv.conversion import converting_load
 from ultralytics_akconv.exports import choosing_call
 from ultralytics_akconv.modules import BLOCKS, AKConv, OffsetConv2d
 from ultralytics_akconv.plugin.names import finding_datasets, finding_models
-from ultralytics_akconv.plugin.rows import located, stand_ins
-from ultralytics_akconv_startup import DATA, EXPORTER
+from ultralytics_akconv.plugin.patches import Patches
+from ultralytics_akconv.plugin.rows import is_ours, located, stand_ins
+from ultralytics_akconv_startup import CALLBACKS, DATA, EXPORTER, TASKS, YAML_NAMES
 
-_MISSING = object()
-_patched: list[tuple[Any, str, Any]] = []  # (owner, name, what stood there before), in the order of patching
-
-
-def _patch(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute and remember what stood there."""
-    _patched.append((owner, name, getattr(owner, name, _MISSING)))
-    setattr(owner, name, value)
-
-
-def _is_patched(owner: Any) -> bool:
-    return any(done is owner for done, _, _ in _patched)
+_patches = Patches()
+_executed: list[ModuleType] = []  # several, if it was imported anew: what was imported of the first one goes on with it
+_named: set[str] = set()  # classes of somebody else's that were said to be set aside
 
 
 def _patch_tasks(tasks: ModuleType) -> None:
     """Make the parser know our layers and our model YAMLs, and pretrained weights reach our layers."""
     for name, stand_in in stand_ins().items():
-        _patch(tasks, name, stand_in)
-    _patch(tasks, "parse_model", located(tasks.parse_model))
-    _patch(tasks, "check_yaml", finding_models(tasks.check_yaml))
-    _patch(tasks.BaseModel, "load", converting_load(tasks.BaseModel.load))
+        _patches.put(tasks, name, lambda before, stand_in=stand_in: stand_in)
+    _patches.wrap(tasks, "parse_model", located)
+    _patches.wrap(tasks, "check_yaml", finding_models)
+    _patches.wrap(tasks.BaseModel, "load", converting_load)
+
+
+def _tell_of_others(tasks: ModuleType) -> None:
+    """Say once whose layers YAML rows build, where the host has been given some of the same names."""
+    others = {name: vars(tasks)[name] for name in YAML_NAMES if inspect.isclass(vars(tasks).get(name))}
+    others = {name: f"{other.__module__}.{name}" for name, other in others.items() if not is_ours(other)}
+    if not _named.issuperset(others.values()):
+        _named.update(others.values())
+        LOGGER.warning(
+            f"AKConv: YAML rows that name {', '.join(others)} build the layers of ultralytics-akconv, not "
+            f"{', '.join(others.values())}, which this Ultralytics has of its own; ULTRALYTICS_AKCONV=0 keeps those"
+        )
 
 
 def _allow_in_safe_load() -> None:
@@ -53,29 +59,34 @@ def register() -> None:
     After it, YAML rows may name AKConv, LDConv and the blocks of `modules.BLOCKS`; `model=` and `data=` find the
     shipped YAML files by name; restricted checkpoint loading knows our classes.
     """
-    import ultralytics.nn.tasks as tasks
-
-    if not _is_patched(tasks):
+    # Before the lock: another thread may wait for it in the middle of these imports.
+    tasks, callbacks = importlib.import_module(TASKS), importlib.import_module(CALLBACKS)
+    with _patches.lock:
+        ultralytics_akconv_startup.settle()
+        if not any(tasks is module for module in _executed):
+            _executed.append(tasks)
+        _tell_of_others(tasks)
         try:
-            _patch_tasks(tasks)
-            _patch(callbacks, "get_default_callbacks", with_callbacks(callbacks.get_default_callbacks))
+            for module in _executed:
+                _patch_tasks(module)
+            _patches.wrap(callbacks, "get_default_callbacks", with_callbacks)
         except Exception:
-            unregister()  # all or nothing: half a registration would build wrong layers
+            _patches.undo()  # all or nothing: half a registration would build wrong layers
             raise
         _allow_in_safe_load()
-    data = sys.modules.get(DATA)  # not imported for our sake: if it comes later, the start-up module calls again
-    if data is not None and hasattr(data, "check_det_dataset") and not _is_patched(data):
-        _patch(data, "check_file", finding_datasets(data.check_file))
-    exporter = getattr(sys.modules.get(EXPORTER), "Exporter", None)
-    if exporter is not None and not _is_patched(exporter):
-        _patch(exporter, "__call__", choosing_call(exporter.__call__))
+        data = sys.modules.get(DATA)  # not imported for our sake: if it comes later, the start-up module calls again
+        if hasattr(data, "check_det_dataset"):
+            _patches.wrap(data, "check_file", finding_datasets)
+        exporter = getattr(sys.modules.get(EXPORTER), "Exporter", None)
+        if exporter is not None:
+            _patches.wrap(exporter, "__call__", choosing_call)
 
 
 def unregister() -> None:
-    """Put back into the host all that `register` replaced. Layers that exist go on working."""
-    while _patched:
-        owner, name, before = _patched.pop()
-        if before is _MISSING:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
+    """Put back into the host all that `register` replaced. Layers that exist go on working.
+
+    Where somebody else has replaced the same since, theirs stays, and ours, which it calls, does nothing any more.
+    """
+    with _patches.lock:
+        ultralytics_akconv_startup.settle(registered=False)
+        _patches.undo()

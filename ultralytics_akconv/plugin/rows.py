@@ -8,10 +8,13 @@ Blocks it also tests by identity (`m is C3k2`); for them see `_parse_blocks`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
@@ -19,7 +22,9 @@ from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock
-from ultralytics_akconv_startup import YAML_NAMES
+from ultralytics_akconv_startup import TASKS, YAML_NAMES
+
+_swapping = threading.RLock()
 
 
 class RowError(ValueError):
@@ -109,6 +114,11 @@ class _BlockStandIn(_StandIn):
         return isinstance(instance, cls.host_class)
 
 
+def is_ours(layer: type) -> bool:
+    """Return whether a class under a name of YAML rows is of this package, or stands for one that is."""
+    return isinstance(layer, _StandIn) or layer.__module__.partition(".")[0] == "ultralytics_akconv"
+
+
 def _host_block(row: Any) -> str | None:
     """Return the host block X whose X_AKConv a row names, None for every other row."""
     if isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[3], list):
@@ -138,20 +148,40 @@ def _parse_blocks(host_parse_model: Callable, d: dict, *args: Any, **kwargs: Any
 
     The parser asks `m is C3k2` and then sets the head's `legacy` or the block's `c3k`: only what bears the name C3k2 in
     its own globals gets that. So a copy of the function, whose globals differ in the blocks' names alone, parses a copy
-    of the model: nothing that others see changes, in this thread or another.
+    of the model: nothing that others see changes, in this thread or another. A function that somebody put around the
+    parser cannot be copied so: for the time of its call the names stand in the host's own globals, where the host's
+    blocks are still built from rows without a mapping.
     """
     rows = {section: [_as_host_row(row) for row in d[section]] for section in ("backbone", "head")}
     used = {_host_block(row) for section in rows for row in d[section]} - {None}
-    stand_ins = {name: _BlockStandIn(host_parse_model.__globals__[name], BLOCKS[name]) for name in used}
+    model = {**d, **rows}
+    names = getattr(host_parse_model, "__globals__", {})
+    if names.get("__name__") != TASKS:
+        with _names_in_host(used):
+            return host_parse_model(model, *args, **kwargs)
+    stand_ins = {name: _BlockStandIn(names[name], BLOCKS[name]) for name in used}
     parse_model = FunctionType(
         host_parse_model.__code__,
-        {**host_parse_model.__globals__, **stand_ins},
+        {**names, **stand_ins},
         host_parse_model.__name__,
         host_parse_model.__defaults__,
         host_parse_model.__closure__,
     )
     parse_model.__kwdefaults__ = host_parse_model.__kwdefaults__
-    return parse_model({**d, **rows}, *args, **kwargs)
+    return parse_model(model, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _names_in_host(used: set[str]) -> Iterator[None]:
+    """Let the names of host blocks stand for blocks that also build ours, in one thread at a time."""
+    names = vars(sys.modules[TASKS])
+    with _swapping:
+        before = {name: names[name] for name in used}
+        names.update({name: _BlockStandIn(block, BLOCKS[name]) for name, block in before.items()})
+        try:
+            yield
+        finally:
+            names.update(before)
 
 
 def located(host_parse_model: Callable) -> Callable:
@@ -164,7 +194,7 @@ def located(host_parse_model: Callable) -> Callable:
         try:
             return parse(d, ch, *args, **kwargs)
         except (TypeError, ValueError, IndexError) as error:
-            row = _failed_row(error, host_parse_model, d)
+            row = _failed_row(error, d)
             if row is None:
                 raise
             raise RowError(f"{row}: {error}") from error
@@ -172,10 +202,11 @@ def located(host_parse_model: Callable) -> Callable:
     return parse_model
 
 
-def _failed_row(error: Exception, host_parse_model: Callable, d: dict) -> str | None:
+def _failed_row(error: Exception, d: dict) -> str | None:
     """Return the row of ours at which the parser failed, as text; None if it was not one of ours."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code is host_parse_model.__code__ and isinstance(frame.f_locals.get("i"), int):
+        parsing = (frame.f_globals.get("__name__"), frame.f_code.co_name) == (TASKS, "parse_model")
+        if parsing and isinstance(frame.f_locals.get("i"), int):
             i = frame.f_locals["i"]  # the parser's loop counter: the layer index
             row = (d["backbone"] + d["head"])[i]
             if isinstance(row, (list, tuple)) and len(row) == 4 and row[2] in YAML_NAMES:

@@ -48,7 +48,10 @@ def run_sweep(plan: Plan, folder: str | Path, engine: str = "serial") -> dict[st
         LOGGER.info(f"Sweep in {folder}: {len(waiting)} of {len(plan.cells())} cells to do")
         for cell, status in ENGINES[engine](plan, waiting, folder):
             LOGGER.info(f"Sweep: {cell.name} {status}")
-            write_report(plan, folder)
+            try:
+                write_report(plan, folder)
+            except PermissionError as error:  # Windows: somebody has opened a table; there will be another report
+                LOGGER.warning(f"Sweep: the report was not written: {error}")
         write_report(plan, folder)
         return {cell.name: read_state(folder, cell)["status"] for cell in plan.cells()}
 

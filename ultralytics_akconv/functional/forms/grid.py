@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ultralytics_akconv.functional.taps import position_dtype
+from ultralytics_akconv.functional.columns import column_conv
+from ultralytics_akconv.functional.taps import border_factor, position_dtype
 from ultralytics_akconv.shapes import Points
 
 
@@ -30,12 +31,6 @@ def grid_akconv2d(
     padding = "zeros" if border == "zeros" else "border"
     samples = torch.nn.functional.grid_sample(x, grid.to(x.dtype), padding_mode=padding, align_corners=False)
     if border == "paper":
-        factor = _border_factor(row, height) * _border_factor(col, width)  # (B, h*N, w)
+        factor = border_factor(row, 0, height - 1) * border_factor(col, 0, width - 1)  # (B, h*N, w)
         samples = samples * factor.to(x.dtype).unsqueeze(1)
-    return torch.nn.functional.conv2d(samples, weight, bias, stride=(n, 1))
-
-
-def _border_factor(position: Tensor, size: int) -> Tensor:
-    """Return how often the published code counts an axis: 2 where both pixels clamp to one, else 1."""
-    low = position.floor()
-    return 2 + low.clamp(0, size - 1) - (low + 1).clamp(0, size - 1)
+    return column_conv(samples, weight, bias)

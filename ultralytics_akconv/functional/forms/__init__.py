@@ -10,26 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 from torch import Tensor
 
-from ultralytics_akconv.functional.bags import bag_akconv2d
-from ultralytics_akconv.functional.deform import deform_akconv2d
-from ultralytics_akconv.functional.flat import flat_akconv2d
-from ultralytics_akconv.functional.grid import grid_akconv2d
-from ultralytics_akconv.functional.lookup import lookup_akconv2d
-from ultralytics_akconv.functional.outer import fixed_outer_akconv2d, outer_akconv2d
+from ultralytics_akconv.functional.forms.bag import bag_akconv2d
+from ultralytics_akconv.functional.forms.deform import deform_akconv2d
+from ultralytics_akconv.functional.forms.gathers import FLAT, LOOKUP, OUTER, OUTER_FIXED, gather_akconv2d
+from ultralytics_akconv.functional.forms.grid import grid_akconv2d
+from ultralytics_akconv.functional.gather import PLAIN
 from ultralytics_akconv.functional.tracing import is_exported
 
-# Name -> (x, offset, weight, bias, points, stride, border) -> output, as `akconv2d`. "gather" is `akconv2d` itself.
+# Name -> (x, offset, weight, bias, points, stride, border) -> output, as `akconv2d`.
 FORMS: dict[str, Callable[..., Tensor]] = {
     "bag": bag_akconv2d,
     "deform": deform_akconv2d,
-    "flat": flat_akconv2d,
+    "flat": partial(gather_akconv2d, how=FLAT),
+    "gather": partial(gather_akconv2d, how=PLAIN),
     "grid": grid_akconv2d,
-    "lookup": lookup_akconv2d,
-    "outer": outer_akconv2d,
-    "outer-fixed": fixed_outer_akconv2d,
+    "lookup": partial(gather_akconv2d, how=LOOKUP),
+    "outer": partial(gather_akconv2d, how=OUTER),
+    "outer-fixed": partial(gather_akconv2d, how=OUTER_FIXED),
 }
 
 _choice: ContextVar[Callable[[], str] | None] = ContextVar("akconv_export_form", default=None)
@@ -40,8 +41,8 @@ def export_form(choose: Callable[[], str]) -> Iterator[None]:
     """Let traces within the context use the form that `choose` names when they come to a layer.
 
     Args:
-        choose: Returns "gather" or a name of `FORMS`; asked at every layer, since an exporter settles its arguments
-            after it has started.
+        choose: Returns a name of `FORMS`; asked at every layer, since an exporter settles its arguments after it has
+            started.
     """
     token = _choice.set(choose)
     try:
@@ -51,7 +52,7 @@ def export_form(choose: Callable[[], str]) -> Iterator[None]:
 
 
 def traced_form() -> Callable[..., Tensor] | None:
-    """Return the form that the layer being traced is to use, None for the plain expression or where nothing traces.
+    """Return the form that the layer being traced is to use; None where nothing traces, or nothing was chosen.
 
     Raises:
         ValueError: If the form asked for does not exist.
@@ -60,6 +61,6 @@ def traced_form() -> Callable[..., Tensor] | None:
     if choose is None:
         return None
     name = choose()
-    if name != "gather" and name not in FORMS:
-        raise ValueError(f"the form of an export must be one of gather, {', '.join(FORMS)}, got {name!r}")
-    return FORMS.get(name)
+    if name not in FORMS:
+        raise ValueError(f"the form of an export must be one of {', '.join(FORMS)}, got {name!r}")
+    return FORMS[name]

@@ -8,20 +8,22 @@ runtime that computes in bfloat16 loses no more than the offset itself has lost.
 
 from __future__ import annotations
 
+from importlib import import_module
 from math import floor
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ultralytics_akconv.functional.taps import base_positions, position_dtype
+from ultralytics_akconv.functional.taps import base_positions, border_factor, position_dtype
 from ultralytics_akconv.shapes import Points
 
 
 def deform_akconv2d(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
 ) -> Tensor:
-    """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments. Needs torchvision to be imported."""
+    """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments."""
+    import_module("torchvision")  # torch knows its operator only then; here, since its import is slow
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
     offset = offset.to(dtype)
@@ -51,9 +53,7 @@ def _on_the_map(offset: Tensor, base: Tensor, size: int) -> tuple[Tensor, Tensor
     comes near them. There are no integers and no comparisons, which would keep runtimes from joining the steps.
     """
     first, last = -base, size - 1 - base
-    low = offset.floor()
-    factor = torch.maximum(first + 1 - low, low - (last - 2)).clamp(1, 2)  # 2 from `first - 1` down and `last` up
-    return torch.minimum(torch.maximum(offset, first), last), factor
+    return torch.minimum(torch.maximum(offset, first), last), border_factor(offset, first, last)
 
 
 class _DeformConv(torch.autograd.Function):

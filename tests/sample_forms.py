@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The ways to compute the samples, for tests that hold all of them to the same."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ultralytics_akconv import resample
+from ultralytics_akconv.functional.forms.gathers import OUTER
+from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
+from ultralytics_akconv.functional.taps import base_positions, position_dtype
+
+
+def gathered(how):
+    """The gathers as a trace gets them."""
+
+    def sample(x, offset, points, stride, border):
+        base = base_positions(points, stride, *offset.shape[2:], position_dtype(offset.dtype), x.device)
+        return gather_samples(x, offset, base, border, traced=True, how=how)
+
+    return sample
+
+
+GOLDEN = sorted((Path(__file__).parent / "data/golden").glob("*.npz"))  # what the published module computed
+BORDERS = ("paper", "clamp", "zeros")
+# Ways to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests. What
+# runtimes are given besides is `functional.forms.FORMS`.
+SAMPLE_FORMS = {
+    "resample": resample,
+    "exported": gathered(PLAIN),
+    "compiled": gathered(COMPILED),
+    "widened": gathered(OUTER),
+}
+
+# Ways a tensor may lie in memory.
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "sliced": lambda x: torch.stack((x, x + 1), -1)[..., 0],
+    "cropped": lambda x: torch.nn.functional.pad(x, (2, 1, 1, 2), value=math.nan)[:, :, 1:-2, 2:-1],
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "batch of a larger one": lambda x: torch.cat((x, x + 1), 1)[:, : x.shape[1]],
+}
+sample_forms = pytest.mark.parametrize("sample", SAMPLE_FORMS.values(), ids=SAMPLE_FORMS)
+borders = pytest.mark.parametrize("border", BORDERS)
+
+
+def load(file):
+    """Return the tensors and numbers of a golden file by their names."""
+    data = np.load(file)
+    return {name: torch.from_numpy(data[name]) if data[name].ndim else data[name].item() for name in data}
+
+
+def case(shape=(2, 3, 5, 7), num_param=5, stride=1, spread=2.0, dtype=torch.float64, device="cpu"):
+    """Return an input and offsets that leave the map here and there."""
+    batch, _, height, width = shape
+    x = torch.randn(shape, dtype=torch.float64)
+    size = (-(-height // stride), -(-width // stride))
+    offset = torch.randn(batch, 2 * num_param, *size, dtype=torch.float64) * spread
+    return x.to(device, dtype), offset.to(device, dtype)

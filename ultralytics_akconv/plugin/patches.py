@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Replaces attributes of the host and puts them back, beside others who replace the same ones before or after."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_MISSING = object()
+
+
+class _Patch:
+    """One attribute that was replaced. A function of ours hands on to what stood there before while it is off.
+
+    So it may stay where it is when somebody's own function, which calls it, stands in its place.
+    """
+
+    def __init__(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        self.owner, self.name, self.on = owner, name, True
+        self.before = getattr(owner, name, _MISSING)
+        made = make(self.before)
+        self.ours = self._switched(made) if inspect.isfunction(self.before) else made
+
+    def _switched(self, made: Callable) -> Callable:
+        """Return our function with its switch."""
+
+        @functools.wraps(self.before)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (made if self.on else self.before)(*args, **kwargs)
+
+        return call
+
+    def now(self) -> Any:
+        """Return what stands there at the moment."""
+        return getattr(self.owner, self.name, _MISSING)
+
+    def was_undone(self) -> bool:
+        """Return whether the host's own stands there again: by a reload, or put back by somebody who came before us."""
+        now = self.now()
+        own = inspect.isfunction(now) and now.__globals__.get("__name__", "").partition(".")[0] == "ultralytics"
+        return own or now is self.before
+
+    def undo(self) -> None:
+        """Switch ours off, and put back what was there, unless something else stands there by now."""
+        self.on = False
+        if self.now() is self.ours:
+            if self.before is _MISSING:
+                delattr(self.owner, self.name)
+            else:
+                setattr(self.owner, self.name, self.before)
+
+
+class Patches:
+    """All that is replaced. Hold `lock` around several calls that belong together; nothing may be imported in it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._made: list[_Patch] = []
+
+    def put(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Set an attribute to what `make` returns for what stands there now; nothing is done where ours is at work."""
+        patch = next((patch for patch in self._made if patch.owner is owner and patch.name == name), None)
+        if patch is not None:
+            if patch.now() is patch.ours:
+                patch.on = True
+                return
+            if patch.on and not patch.was_undone():  # somebody's own calls ours
+                return
+            patch.on = False  # should somebody still call it, then in vain: the new one does the work
+            self._made.remove(patch)
+        patch = _Patch(owner, name, make)
+        setattr(owner, name, patch.ours)
+        self._made.append(patch)
+
+    def wrap(self, owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
+        """Put a function of ours around one of the host's.
+
+        Raises:
+            AttributeError: If there is none.
+        """
+        getattr(owner, name)
+        self.put(owner, name, make)
+
+    def undo(self) -> None:
+        """Undo everything. What somebody's own stands over is remembered, to be switched on again."""
+        for patch in reversed(self._made):
+            patch.undo()
+        self._made = [patch for patch in self._made if patch.now() is not patch.before]
