@@ -146,6 +146,9 @@ def test_models_that_do_not_belong_together_are_refused(parts, tmp_path):
     other.args = {"imgsz": 64, "task": "detect"}
     with pytest.raises(ValueError, match="trained at one image size, got 96 and 64"):
         build_demo(**{**parts, "plain": write_checkpoint(other, tmp_path / "small.pt")}, out=out)
+    other.args = {"imgsz": [96, 64], "task": "detect"}
+    with pytest.raises(ValueError, match=r"does not say at which square image size it was trained, but \[96, 64\]"):
+        build_demo(**{**parts, "plain": write_checkpoint(other, tmp_path / "oblong.pt")}, out=out)
     other.args, other.names = {"imgsz": SIDE, "task": "detect"}, {0: "a", 1: "b", 2: "c"}
     with pytest.raises(ValueError, match="must know the same classes"):
         build_demo(**{**parts, "plain": write_checkpoint(other, tmp_path / "named.pt")}, out=out)
