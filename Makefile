@@ -11,7 +11,6 @@ RUNTIMES ?= required
 export YOLO_CONFIG_DIR := $(CURDIR)/$(VENV)/config
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
-RUN := $(CURDIR)/runs/akconv-mini
 SERVE := $(BIN)/python -m http.server --directory site 8000
 
 .PHONY: help setup train test coverage lint docs demo demo-test bench matrix configs clean
@@ -33,10 +32,11 @@ setup: $(VENV)/ready ## make .venv and install everything
 train: setup ## train YOLOv8n-AKConv on the bundled images and say where the weights lie
 	@echo "== Training yolov8n-akconv.yaml on akconv-mini.yaml (32 real images, $(EPOCHS) epochs, 320 px)"
 	$(BIN)/yolo train model=yolov8n-akconv.yaml data=akconv-mini.yaml epochs=$(EPOCHS) imgsz=320 batch=4 nbs=4 \
-		project="$(CURDIR)/runs" name=akconv-mini exist_ok=True
+		project="$(CURDIR)/runs" name=akconv-mini
 	@echo "== Done. The table above holds precision, recall, mAP50 and mAP50-95 of the best epoch on the 8 validation images."
-	@echo "   weights: $(RUN)/weights/best.pt"
-	@echo "   curves:  $(RUN)/results.csv, $(RUN)/results.png and the other pictures beside them"
+	@run=$$(ls -td "$(CURDIR)"/runs/akconv-mini* | head -n 1); \
+		echo "   weights: $$run/weights/best.pt"; \
+		echo "   curves:  $$run/results.csv, $$run/results.png and the other pictures beside them"
 
 # Apart from the set-up: a runtime without a wheel for this Python must not keep anybody from training.
 $(VENV)/runtimes: $(VENV)/ready
@@ -63,24 +63,23 @@ docs: setup ## build the manual into site/
 	$(BIN)/mkdocs build --strict
 	@echo "== Done. Read it: $(SERVE), then open http://localhost:8000/"
 
-# What the page "Try it" runs; neither the models nor the runtime are kept in git.
-$(RUN)/weights/best.pt:
-	$(MAKE) train
-
-$(RUN)-plain/weights/best.pt:
-	@echo "== Training yolov8n.yaml in the same way, to stand beside it"
-	$(BIN)/yolo train model=yolov8n.yaml data=akconv-mini.yaml epochs=$(EPOCHS) imgsz=320 batch=4 nbs=4 \
-		project="$(CURDIR)/runs" name=akconv-mini-plain exist_ok=True
+# What the page "Try it" runs is of the newest trainings; neither the models nor the runtime are kept in git.
+newest = $$(ls -t "$(CURDIR)"/runs/$(1)*/weights/best.pt 2> /dev/null | head -n 1)
 
 demo: setup ## build the manual with the models and the runtime of its page "Try it"
 	@command -v npm > /dev/null || { \
 		echo "== npm is not there: install Node.js 18 or newer, or build the manual without models by 'make docs'"; exit 1; }
-	$(MAKE) $(RUN)/weights/best.pt
-	$(MAKE) $(RUN)-plain/weights/best.pt
-	@echo "== Taking ONNX Runtime for browsers from npm, by scripts/demo/package-lock.json"
+	@[ -n "$(call newest,akconv-mini)" ] || $(MAKE) train
+	@[ -n "$(call newest,plain-mini)" ] || { \
+		echo "== Training yolov8n.yaml in the same way, to stand beside it"; \
+		$(BIN)/yolo train model=yolov8n.yaml data=akconv-mini.yaml epochs=$(EPOCHS) imgsz=320 batch=4 nbs=4 \
+			project="$(CURDIR)/runs" name=plain-mini; }
 	@mkdir -p build/demo && cp scripts/demo/*.json build/demo
+	cp "$(call newest,akconv-mini)" build/demo/akconv.pt
+	cp "$(call newest,plain-mini)" build/demo/plain.pt
+	@echo "== Taking ONNX Runtime for browsers from npm, by scripts/demo/package-lock.json"
 	npm ci --prefix build/demo --ignore-scripts --no-audit --no-fund
-	$(BIN)/python scripts/make_demo.py --akconv $(RUN)/weights/best.pt --plain $(RUN)-plain/weights/best.pt \
+	$(BIN)/python scripts/make_demo.py --akconv build/demo/akconv.pt --plain build/demo/plain.pt \
 		--runtime build/demo/node_modules/onnxruntime-web/dist
 	$(MAKE) docs
 	@echo "== Try it: $(SERVE), then open http://localhost:8000/try/"
@@ -100,5 +99,9 @@ matrix: setup ## run the tests on older Ultralytics releases and write the table
 configs: setup ## write cfg/models again from the installed Ultralytics
 	$(BIN)/python scripts/make_configs.py
 
-clean: ## remove what the commands above made
-	rm -rf $(VENV) build dist runs datasets docs/assets/try *.egg-info
+# What is kept may hold a dataset of somebody's or days of training: it goes by hand alone.
+clean: ## remove .venv and what was built; says what it keeps
+	rm -rf $(VENV) build dist site docs/assets/try *.egg-info
+	@for folder in datasets runs weights .matrix; do \
+		if [ -e "$$folder" ]; then echo "== kept $(CURDIR)/$$folder: remove it by hand if nothing in it is wanted"; fi; \
+	done

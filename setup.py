@@ -9,6 +9,7 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "ultralytics_akconv/__init__.py").read_text("utf-8"), re.M)[1]
+AUTHOR = "The ultralytics-akconv maintainers"  # as in CITATION.cff
 
 # Read by Python at every start (site module). An error must stay silent there: a broken or half-removed plug-in may not
 # write to the stderr of every Python program on the machine.
@@ -46,9 +47,24 @@ setup(
     description="AKConv (LDConv) in Ultralytics YOLO: any number of sampling points, by the ordinary yolo command",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    author=AUTHOR,
     license="AGPL-3.0-or-later",
+    project_urls={"Paper": "https://arxiv.org/abs/2311.11587", "Ultralytics": "https://docs.ultralytics.com"},
     python_requires=">=3.9",
-    install_requires=["ultralytics>=8.3.9", "torch>=2.1", "einops", "filelock", "pyyaml"],
+    install_requires=[
+        "ultralytics>=8.3.9",
+        "torch>=2.1",
+        "torchvision>=0.16",  # of torch 2.1
+        "einops",
+        "filelock",
+        # What follows comes with Ultralytics, by these names and from these releases on.
+        "matplotlib>=3.3.0",
+        "numpy>=1.23.0",
+        "opencv-python>=4.6.0",
+        "pillow>=7.1.2",
+        "psutil",
+        "pyyaml>=5.3.1",
+    ],
     extras_require={
         "dev": [
             "pytest",
@@ -76,8 +92,15 @@ setup(
     cmdclass={"build_py": BuildPy},
     classifiers=[
         "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: Microsoft :: Windows",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

@@ -14,10 +14,16 @@ TASKS = "ultralytics.nn.tasks"
 DATA = "ultralytics.data.utils"
 EXPORTER = "ultralytics.engine.exporter"
 CALLBACKS = "ultralytics.utils.callbacks"
+
+
+def later_name(name):
+    """Return the name of a layer or block after the operator's later name: C2f_AKConv -> C2f_LDConv."""
+    return name.replace("AKConv", "LDConv")
+
+
 # The names a YAML row may use; kept here for the message when the plug-in itself cannot be imported.
-YAML_NAMES = (
+_AKCONVS = (
     "AKConv",
-    "LDConv",
     "C2_AKConv",
     "C2f_AKConv",
     "C2fAttn_AKConv",
@@ -29,6 +35,7 @@ YAML_NAMES = (
     "RepNCSPELAN4_AKConv",
     "ELAN1_AKConv",
 )
+YAML_NAMES = (*_AKCONVS, *map(later_name, _AKCONVS))
 
 
 def enabled():

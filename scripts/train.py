@@ -19,7 +19,7 @@ from typing import Any
 
 from ultralytics_akconv.cli.arguments import exit_status, host_command, script_parser
 from ultralytics_akconv.datasets import find_data
-from ultralytics_akconv.evaluation import host_model
+from ultralytics_akconv.opening import host_model
 from ultralytics_akconv.sweep import PRESETS, host_arguments, model_file
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from ultralytics_akconv.cli.arguments import exit_status, host_command, script_parser
 from ultralytics_akconv.datasets import find_data
-from ultralytics_akconv.evaluation import evaluate, host_model
+from ultralytics_akconv.evaluation import evaluate
+from ultralytics_akconv.opening import host_model
 from ultralytics_akconv.sweep import host_arguments
 
 

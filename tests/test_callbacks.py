@@ -2,11 +2,16 @@
 """What a training leaves about offsets: columns of its log, a picture; and that it never fails for them."""
 
 import csv
+import math
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from conftest import ROOT, built, yolov8_dict
+import torch
+from conftest import built, layers_of, learned, yolov8_dict
 from ultralytics import YOLO
+from ultralytics.nn import tasks
 from ultralytics.utils import callbacks as host_callbacks
 
 from ultralytics_akconv import callbacks, plots, register, unregister
@@ -53,26 +58,42 @@ def test_a_training_logs_offsets_draws_them_and_resumes(tmp_path, mini_dataset):
 
 @pytest.mark.slow
 def test_plots_false_leaves_no_picture_and_a_failure_is_one_warning(tmp_path, mini_dataset, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("no image today")
+    calls, measure, warnings = [], callbacks.offset_statistics, []
 
-    warnings = []
-    monkeypatch.setattr(plots, "image_samples", fail)
+    def fail_later(*args):
+        calls.append(args)
+        if len(calls) > 1:
+            raise RuntimeError("no image today")
+        return measure(*args)
+
+    monkeypatch.setattr(callbacks, "offset_statistics", fail_later)
     monkeypatch.setattr(callbacks.LOGGER, "warning", warnings.append)
-    run = trained(YOLO("yolov8n-akconv.yaml"), mini_dataset, tmp_path, epochs=2, plots=False)
+    run = trained(YOLO("yolov8n-akconv.yaml"), mini_dataset, tmp_path, epochs=3, plots=False)
     ours = [text for text in warnings if "AKConv" in str(text)]
     assert ours == ["AKConv: log_offsets left out: RuntimeError: no image today"]
-    assert len(rows_of(run)) == 2
+    assert len(calls) == 2
+    rows = rows_of(run)
+    assert len(rows) == 3
+    assert all(None not in row and None not in row.values() for row in rows)  # all as long as the header
+    assert [[math.isnan(float(row[name])) for name in NAMES] for row in rows] == [[False] * 7, [True] * 7, [True] * 7]
     assert not (run / "akconv_offsets.png").exists()
+    assert [len(line.get_ydata()) for line in plots.plot_training(run).axes[0].lines] == [3] * 6
+
+
+def images_of(channels, dtype=torch.uint8):
+    image = torch.randint(0, 255, (channels, 64, 64), dtype=torch.uint8)
+    return SimpleNamespace(dataset=[{"img": image.to(dtype)}])
 
 
 def trainer_of(network, tmp_path, **options):
     return SimpleNamespace(
-        ema=SimpleNamespace(ema=network),
-        csv=tmp_path / "results.csv",
-        lr={"lr/pg0": 0.01},
-        args=SimpleNamespace(imgsz=64, plots=True),
-        **options,
+        **{
+            "ema": SimpleNamespace(ema=network),
+            "csv": tmp_path / "results.csv",
+            "lr": {"lr/pg0": 0.01},
+            "args": SimpleNamespace(imgsz=64, plots=True),
+            **options,
+        }
     )
 
 
@@ -118,9 +139,96 @@ def test_registering_adds_the_callbacks_once_and_unregistering_takes_them_back()
 
 
 def test_a_classifier_is_measured_on_its_first_validation_image(tmp_path):
-    image = ROOT / "cfg/datasets/akconv-mini/images/val"
-    file = str(sorted(image.iterdir())[0])
-    loader = SimpleNamespace(dataset=SimpleNamespace(samples=[[file, 0]]))
+    loader = images_of(3, torch.float32)
     trainer = trainer_of(YOLO("yolov8n-cls-akconv.yaml").model, tmp_path, test_loader=loader)
     callbacks.log_offsets(trainer)
     assert list(trainer.lr)[1:] == [*(f"akconv/model.{i}" for i in (1, 3, 5, 7)), "akconv/outside"]
+
+
+@pytest.mark.parametrize("channels", [1, 4, 10])
+def test_images_of_any_channels_are_measured_and_those_of_no_picture_not_drawn(channels, tmp_path, monkeypatch):
+    network = tasks.DetectionModel(yolov8_dict(), ch=channels, verbose=False)
+    said = []
+    monkeypatch.setattr(callbacks.LOGGER, "info", said.append)
+    trainer = trainer_of(network, tmp_path, test_loader=images_of(channels), save_dir=tmp_path)
+    callbacks.log_offsets(trainer)
+    assert list(trainer.lr)[1:] == NAMES
+    if channels > 3:
+        callbacks.draw_offsets(trainer)
+        assert not hasattr(trainer, "akconv_failed")
+        assert said == [f"AKConv: no akconv_offsets.png for images of {channels} channels"]
+
+
+def test_the_columns_of_a_distillation_are_those_of_the_model_that_learns(tmp_path):
+    network = torch.nn.Module()
+    network.student_model, network.teacher_model = built(yolov8_dict()), built(yolov8_dict(3, 2))
+    trainer = trainer_of(network, tmp_path, test_loader=images_of(3))
+    callbacks.log_offsets(trainer)
+    assert list(trainer.lr)[1:] == NAMES
+    network.student_model = built(yolov8_dict(name=None))  # a stock model that learns from ours
+    trainer = trainer_of(network, tmp_path)
+    callbacks.log_offsets(trainer)
+    assert list(trainer.lr) == ["lr/pg0"] and not hasattr(trainer, "akconv_failed")
+
+
+def test_a_look_costs_no_copy_no_head_and_no_random_number(tmp_path, monkeypatch):
+    network = built(yolov8_dict()).eval()
+    monkeypatch.setattr(type(network), "__deepcopy__", lambda *_: pytest.fail("copied"), raising=False)
+    network.model[-1].register_forward_pre_hook(lambda *_: pytest.fail("the head ran"))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    trainer = trainer_of(network, tmp_path, test_loader=images_of(3))
+
+    class Drawing(list):
+        def __getitem__(self, index):
+            random.random(), np.random.rand(), torch.rand(1)
+            return super().__getitem__(index)
+
+    trainer.test_loader.dataset = Drawing(trainer.test_loader.dataset)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    wanted = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    callbacks.log_offsets(trainer)
+    assert list(trainer.lr)[1:] == NAMES
+    assert (random.random(), np.random.rand(), torch.rand(1)) == wanted
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in layers_of(network))
+
+
+def test_the_statistics_are_those_of_the_picture(tmp_path):
+    network = built(yolov8_dict()).eval()
+    for layer in layers_of(network):
+        learned(layer)
+    image = np.random.randint(0, 255, (64, 64, 3), np.uint8)
+    pictured = plots.image_samples(network, image, imgsz=64).layers
+    tensor = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
+    told = callbacks.offset_statistics(network, tensor)
+    for layer in pictured:
+        displacement, outside, total = told[layer.name]
+        assert displacement == pytest.approx(float(layer.displacement.mean()), rel=1e-5)
+        assert (outside, total) == (int(layer.outside.sum()), layer.outside.numel())
+
+
+def test_a_setting_leaves_the_columns_out_and_a_log_that_has_them_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("ULTRALYTICS_AKCONV_LOG", "0")
+    trainer = trainer_of(built(yolov8_dict()), tmp_path)  # without a loader: looking would fail
+    callbacks.log_offsets(trainer)
+    assert list(trainer.lr) == ["lr/pg0"]
+    trainer.csv.write_text("epoch,akconv/model.1,akconv/outside\n1,0.5,0.1\n", "utf-8")
+    callbacks.log_offsets(trainer)
+    assert list(trainer.lr) == ["lr/pg0", "akconv/model.1", "akconv/outside"]
+    assert math.isnan(trainer.lr["akconv/outside"]) and not hasattr(trainer, "akconv_failed")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("epoch,akconv/model.1\n1,0.5,3\n", "line 2 of '.*results.csv' has 3 values, the header 2 columns"),
+        ("epoch,akconv/model.1\n1,0.5\n2\n", "line 3 of '.*results.csv' has 1 values, the header 2 columns"),
+        ("epoch,akconv/model.1\n1,many\n", "line 2 of '.*results.csv': could not convert string to float: 'many'"),
+        ("", "is no table of a training"),
+    ],
+)
+def test_a_log_that_is_not_whole_is_refused_by_its_line(text, message, tmp_path):
+    (tmp_path / "results.csv").write_text(text, "utf-8")
+    with pytest.raises(ValueError, match=message):
+        plots.plot_training(tmp_path)

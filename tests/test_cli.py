@@ -4,10 +4,13 @@
 import re
 
 import pytest
+import yaml
 from networks import HOST_NAMES
+from ultralytics.cfg import check_cfg
 
 from ultralytics_akconv import __version__, graft
 from ultralytics_akconv.cli import main
+from ultralytics_akconv.cli.arguments import exit_status
 from ultralytics_akconv.configs import MODELS, config_names
 from ultralytics_akconv.info import model_info
 
@@ -36,6 +39,104 @@ def test_an_error_is_one_line_without_a_traceback(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+FILES = {
+    "broken.yaml": "nc: [1\nbackbone: {",
+    "empty.yaml": "",
+    "list.yaml": "[1, 2]",
+    "row.yaml": "{nc: 1, backbone: [[-1, 1, Conv, [many, 3, 2]]], head: [[[0], 1, Detect, [nc]]]}",
+    "unknown.yaml": "{nc: 1, backbone: [[-1, 1, Nope, [16, 3, 2]]], head: [[[0], 1, Detect, [nc]]]}",
+    "broken.pt": "abc",
+    "image.jpg": "no image",
+    "other.onnx": "abc",
+}
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("graft yolov8n.yaml --shape [[0,0", "argument --shape: invalid shape '[[0,0': write points as in [[0, 0], "),
+        ("graft yolov8n.yaml --shape [5]", "every point of a shape must be a [row, col] pair, got 5"),
+        ("graft yolov8n.yaml --shape [[0,'a']]", "the coordinates of a shape must be numbers"),
+        ("graft yolov8n.yaml --where 3,x", "argument --where: invalid value '3,x': write whole numbers as in 3,5,7"),
+        ("graft yolov8n.yaml --num-param 5,", "argument --num-param: invalid value '5,'"),
+        ("graft broken.yaml", "broken.yaml is not YAML"),
+        ("graft empty.yaml", "empty.yaml: a model YAML must hold a list of rows"),
+        ("graft .", "'.' is a folder"),
+        ("graft yolov8n.yaml -o .", "Is a directory: '.'"),
+        ("info broken.yaml", "broken.yaml"),
+        ("info empty.yaml", "Ultralytics cannot load 'empty.yaml'"),
+        ("info list.yaml", "list.yaml"),
+        ("info row.yaml", "Ultralytics cannot load 'row.yaml': TypeError: "),
+        ("info unknown.yaml", "Ultralytics cannot load 'unknown.yaml': KeyError: 'Nope'"),
+        ("info broken.pt", "broken.pt"),
+        ("info absent.pt", "absent.pt"),
+        ("info other.onnx", "'other.onnx' is no model in PyTorch"),
+        ("info yolov8n.yaml --imgsz 0", "argument --imgsz: invalid value '0': it must be one whole number, at least 1"),
+        ("convert broken.pt -o out.pt", "'broken.pt'"),
+        ("convert broken.pt -o out.pt --images 0", "argument --images: invalid value '0'"),
+        ("convert broken.pt -o out.pt --plot out.xyz", "a picture's name must end in .png"),
+        ("convert --from-published broken.pt --model yolov8n-akconv.yaml -o out.pt", "'broken.pt' is no state dict"),
+        ("plot shapes -o out", "a picture's name must end in .png"),
+        ("plot shapes -o nowhere/out.png", "nowhere"),
+        ("plot offsets yolov8n-akconv.yaml image.jpg --at 1", "argument --at: invalid pixel '1': write X,Y as in 320"),
+        ("plot offsets yolov8n-akconv.yaml image.jpg", "'image.jpg' cannot be read as an image"),
+        ("plot offsets broken.pt image.jpg", "broken.pt"),
+        ("benchmark op --size 16,32", "argument --size: invalid value '16,32': write in channels, out channels and"),
+        ("benchmark op --device nowhere", "argument --device: there is no device 'nowhere' here"),
+        ("benchmark op --repeats 0", "argument --repeats: invalid value '0'"),
+        ("benchmark op --json nowhere/out.json", "nowhere"),
+        ("benchmark model row.yaml", "Ultralytics cannot load 'row.yaml'"),
+        (
+            "benchmark export --format nowhere",
+            "argument --format: invalid format 'nowhere': write onnx:19",
+        ),
+        ("benchmark export --format onnx:a", "argument --format: invalid format 'onnx:a'"),
+        ("benchmark train --data coco -o out epochs=many", "'epochs=many' is of invalid type str"),
+        ("benchmark train --data coco -o out data=voc", "'data=voc': say it by --data"),
+        ("evaluate other.onnx --data akconv-mini.yaml", "'other.onnx' is no model in PyTorch"),
+        ("evaluate yolov8n.yaml --data akconv-mini.yaml save_json=True", "evaluate sets save_json itself"),
+        ("evaluate yolov8n.yaml --data akconv-mini.yaml imgsz=many", "imgsz=many"),
+        ("evaluate yolov8n.yaml --data akconv-mini.yaml --annotations absent.json", "absent.json"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_that_names_nothing_private(command, message, in_folder, capsys):
+    try:
+        status = main(command.split())
+    except SystemExit as end:  # by argparse, which shows the usage first
+        status = end.code
+    assert status in (1, 2)
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert message in last
+    assert not re.search(r"Traceback|\b_[a-z]|<function|0x[0-9a-f]+", error)
+    assert status == 2 or last.startswith("akconv: ")
+    assert {file.name for file in in_folder.iterdir()} == set(FILES)
+
+
+def test_a_fault_of_ours_is_not_told_as_one_of_the_users(monkeypatch):
+    def broken(*args, **kwargs):
+        raise TypeError("a fault")
+
+    monkeypatch.setattr("ultralytics_akconv.cli.models.graft", broken)
+    with pytest.raises(TypeError, match="a fault"):
+        main(["graft", "yolov8n.yaml"])
+
+
+def test_an_error_of_the_hosts_is_told_as_the_hosts(capsys):
+    assert exit_status("akconv", lambda: check_cfg({"epochs": "many"})) == 1
+    assert re.match(
+        r"akconv: Ultralytics: TypeError: 'epochs=many' is of invalid type str.*\n$", capsys.readouterr().err
+    )
 
 
 def test_a_wrong_option_is_refused_with_the_usage(capsys):
@@ -75,6 +176,14 @@ def test_info_prints_rows_sizes_and_the_difference(capsys):
     assert f"{info.size.parameters:,}" in out
     assert f"{info.size.parameters - info.plain.parameters:+,}" in out
     assert info.size.parameters - info.plain.parameters == 2_940_140 - 3_157_200
+
+
+def test_info_knows_rows_whose_options_are_empty(tmp_path):
+    rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f_AKConv", [16, True, {}]], [-1, 1, "AKConv", [16, 5, 2, {}]]]
+    file = tmp_path / "empty.yaml"
+    file.write_text(yaml.safe_dump({"nc": 1, "backbone": rows, "head": [[[1, 2], 1, "Detect", ["nc"]]]}), "utf-8")
+    info = model_info(file, 64)
+    assert len(info.akconvs) == 3 and info.size.layers == info.plain.layers == 4
 
 
 def test_info_knows_blocks_and_activations_and_a_stock_model(tmp_path):

@@ -20,6 +20,8 @@ from ultralytics import YOLO
 
 from ultralytics_akconv import AKConv, exports
 from ultralytics_akconv.exports import check_export, choose_form
+from ultralytics_akconv.functional import export_form
+from ultralytics_akconv.functional.movable import movable_traces
 
 layers = pytest.mark.parametrize(
     ("num_param", "stride", "options"),
@@ -202,3 +204,41 @@ def test_an_exported_model_predicts_through_the_host(format_):
     theirs = YOLO(file, task="detect").predict(image, **arguments)[0].boxes.data
     assert len(ours) == 5
     torch.testing.assert_close(theirs[:, 4], ours[:, 4], rtol=0, atol=1e-4)
+
+
+# Files that are moved to another device
+
+
+def reloaded(traced):
+    """Return a traced module as it is read from a file; in memory it still knows where it was traced."""
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer, map_location="cpu")
+
+
+def devices_in(module):
+    """Return how many devices a traced module has written down."""
+    graph = module.inlined_graph  # which its nodes do not keep
+    nodes = graph.findAllNodes("prim::Constant", recurse=True)
+    return sum(node.output().type().kind() == "DeviceObjType" for node in nodes)
+
+
+@pytest.mark.parametrize("form", ["bag", "grid", "gather"])
+def test_a_trace_for_torchscript_makes_its_tensors_where_its_input_is(form, close):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), learned(AKConv(3, 4, 5, 2, shape="ring"))).eval()
+    with export_form(lambda: form):
+        pinned = reloaded(torch.jit.trace(model, torch.randn(1, 3, 9, 11)))
+        with movable_traces():
+            loaded = reloaded(torch.jit.trace(model, torch.randn(1, 3, 9, 11)))
+    assert devices_in(pinned) and not devices_in(loaded)
+    assert "prim::device" in str(loaded.inlined_graph)
+    for scale in (1, 10):
+        x = torch.randn(1, 3, 9, 11) * scale
+        close(loaded(x), model(x))
+
+
+def test_a_torchscript_file_of_the_hosts_exporter_names_no_device_and_other_formats_are_traced_as_ever():
+    trace = torch.jit.trace
+    assert not devices_in(torch.jit.load(exported("torchscript")))
+    assert torch.jit.trace is trace

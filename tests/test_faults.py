@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +21,7 @@ from conftest import ROOT, built, clean_environment, copy_mini_dataset, layers_o
 from ultralytics import YOLO
 
 from ultralytics_akconv import write_checkpoint
+from ultralytics_akconv.benchmark import Report
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.grafting import names
@@ -96,6 +99,34 @@ def test_a_checkpoint_into_a_full_disk_keeps_the_old_file(tmp_path, step):
     with mock.patch(step, failing), pytest.raises(OSError, match="No space left"):
         write_checkpoint(built(yolov8_dict()), file)
     assert entries(tmp_path) == {"converted.pt": b"old"}
+
+
+def test_threads_that_write_one_checkpoint_at_once_leave_it_whole(tmp_path):
+    file, models = tmp_path / "converted.pt", [built(yolov8_dict(n, 2)) for n in (3, 5)]
+    written, save = threading.Barrier(2, timeout=60), torch.save
+
+    def save_and_wait(content, temporary):
+        save(content, temporary)
+        written.wait()  # both have a temporary file now
+
+    with mock.patch("torch.save", save_and_wait), ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(lambda model: write_checkpoint(model, file), models)] == [file, file]
+    assert [*entries(tmp_path)] == ["converted.pt"]
+    assert {m.num_param for m in layers_of(YOLO(file).model)} in ({3}, {5})
+
+
+def test_a_picture_or_a_table_into_a_full_disk_keeps_the_old_file(tmp_path, capsys):
+    report = Report("title", {}, {}, [{"a": 1}])
+    for name in ("shapes.png", "report.json", "report.csv"):
+        (tmp_path / name).write_bytes(b"old")
+    before = entries(tmp_path)
+    with mock.patch("os.replace", disk_full):
+        assert main(["plot", "shapes", "cross", "-o", str(tmp_path / "shapes.png")]) == 1
+        for write, name in ((report.to_json, "report.json"), (report.to_csv, "report.csv")):
+            with pytest.raises(OSError, match="No space left"):
+                write(tmp_path / name)
+    assert "No space left" in capsys.readouterr().err
+    assert entries(tmp_path) == before
 
 
 def test_settings_on_a_full_disk_say_so_and_the_next_start_works(tmp_path, monkeypatch):

@@ -4,13 +4,16 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import built, layers_of, yolov8_dict
 from networks import HOST_NAMES, model_file
 from ultralytics import RTDETR, YOLO
 from ultralytics.nn import tasks
 
-from ultralytics_akconv import AKConv
+from ultralytics_akconv import BLOCKS, AKConv, graft, modules
 from ultralytics_akconv.configs import MODELS
 from ultralytics_akconv.grafting.names import without_scale
+from ultralytics_akconv.info import plain_model
 
 NAMES = [
     ("yolo11s-akconv.yaml", YOLO, 5, "s"),
@@ -68,6 +71,56 @@ def test_a_grafted_name_is_written_once_and_mended_if_it_was_damaged():
     file.write_text("nc: 1", "utf-8")
     assert Path(asked(*names)).read_text("utf-8") == text
     assert [other.name for other in file.parent.iterdir()] == [file.name]  # no temporary file is left
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("yolov8-akconv7s.yaml", "yolov8s-akconv7.yaml"),
+        ("yolo11-akconv7x.yaml", "yolo11x-akconv7.yaml"),
+        ("yolo11-ldconv7x.yaml", "yolo11x-ldconv7.yaml"),
+        ("yolo11-akconvx.yml", "yolo11x-akconv.yml"),
+        ("yolo11s-akconv7x.yaml", "yolo11s-akconv7.yaml"),  # two letters: the first is the scale
+        ("yolov8-seg-akconv5m.yaml", "yolov8m-seg-akconv5.yaml"),
+        ("yolov8-p6x-akconv7.yaml", "yolov8x-p6-akconv7.yaml"),
+        ("yolov9t-akconv5s.yaml", "yolov9t-akconv5.yaml"),
+        ("rtdetr-l-akconv5x.yaml", "rtdetr-l-akconv5.yaml"),
+        ("YOLOv8s-akconv.yaml", "yolov8s-akconv.yaml"),  # a file system without capitals would find it, as scale n
+    ],
+)
+def test_a_scale_that_the_host_would_drop_is_refused_with_the_name_that_says_it(name, meant):
+    for ask in (YOLO, graft):
+        with pytest.raises(FileNotFoundError, match=f"'{name}' does not exist.* Try '{meant}'"):
+            ask(name)
+
+
+def test_a_users_own_file_may_bear_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "yolo99-akconv7s.yaml"
+    own.write_text(yaml.safe_dump(yolov8_dict(9, 2)), "utf-8")
+    for name in (own.name, own):
+        assert {m.num_param for m in layers_of(YOLO(name).model)} == {9}
+
+
+@pytest.mark.parametrize("name", ["yolov8s-c2f-ldconv.yaml", "yolov8n-ldconv-shape-a.yaml", "yolov7-tiny-ldconv5.yaml"])
+def test_a_shipped_model_is_found_by_the_operators_later_name(name):
+    later, ours = YOLO(name).model, YOLO(name.replace("ldconv", "akconv")).model
+    assert later.state_dict().keys() == ours.state_dict().keys()
+    assert sum(p.numel() for p in later.parameters()) == sum(p.numel() for p in ours.parameters())
+    assert later.yaml["scale"] == ours.yaml["scale"] and later.yaml["yaml_file"] == name
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_has_its_name_after_the_operators_later_one(block):
+    assert getattr(modules, f"{block}_LDConv") is BLOCKS[block]
+
+
+def test_a_row_may_call_a_block_by_the_operators_later_name():
+    texts = graft("yolov8n.yaml", 3, "blocks"), graft("yolov8n.yaml", 3, "blocks").replace("C2f_AKConv", "C2f_LDConv")
+    ours, later = (built({**yaml.safe_load(text), "scale": "n"}) for text in texts)
+    assert {type(m) for m in later.modules()} == {type(m) for m in ours.modules()}
+    assert later.state_dict().keys() == ours.state_dict().keys()
+    assert plain_model(yaml.safe_load(texts[1])) == plain_model(yaml.safe_load(texts[0]))
 
 
 def test_an_unknown_name_lists_near_ones():

@@ -87,6 +87,9 @@ def test_the_metadata_name_the_licence_the_host_and_the_python(wheel):
         metadata = file.read(name).decode()
     assert "Requires-Dist: ultralytics>=8.3.9\n" in metadata
     assert "Requires-Python: >=3.9\n" in metadata
+    for name in ("matplotlib", "numpy", "opencv-python", "pillow", "pyyaml", "torch", "torchvision"):
+        assert f"Requires-Dist: {name}>=" in metadata
+    assert "Author: " in metadata and "Classifier: Operating System :: Microsoft :: Windows\n" in metadata
     assert "AGPL-3.0-or-later" in metadata and f"Version: {__version__}\n" in metadata
 
 

@@ -19,7 +19,8 @@ BAD_ROWS = {
     "num_param float": ([128, 2.5, 2], r"num_param must be an int, got 2.5 \(float\)"),
     "num_param word": ([128, "five", 2], r"num_param must be an int, got 'five' \(str\)"),
     "num_param none": ([128, None, 2], "num_param must be an int, got None"),
-    "num_param missing": ([128], "num_param"),
+    "num_param missing": ([128], r"num_param is missing: a row is \[out_channels, num_param, stride"),
+    "num_param nowhere": ([128, {}], "num_param is missing"),
     "stride 0": ([128, 5, 0], "stride must be at least 1, got 0"),
     "stride word": ([128, 5, "two"], r"stride must be an int, got 'two' \(str\)"),
     "stride list": ([128, 5, [2, 2]], "stride must be an int"),
@@ -66,7 +67,10 @@ def test_a_bad_row_is_named_with_what_is_allowed(name, bad):
             "unknown option 'stride': allowed are num_param, shape, border, origin, offset_lr",
         ),
         ([128, True, {"shape": "crss"}], "unknown shape 'crss'"),
-        ([128, True, 1, 0.5, 7, 7, 7], "positional arguments"),
+        (
+            [128, True, 1, 0.5, 7, 7, 7],
+            r"C2f takes n, shortcut, g, e after the channels, got \[1, True, 1, 0.5, 7, 7, 7\]",
+        ),
     ],
 )
 def test_a_bad_block_row_is_named_with_what_is_allowed(arguments, message):
@@ -76,6 +80,41 @@ def test_a_bad_block_row_is_named_with_what_is_allowed(arguments, message):
         built(model)
     assert re.match(r"layer 2 \[-1, 3, 'C2f_AKConv', \[.*\]\] of ", str(error.value))
     assert re.search(message, str(error.value))
+
+
+WHERE = "num_param goes into a mapping behind the block's own arguments, as in [128, True, {num_param: 5}]"
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("C2f", [128, True, 5], "5 stands where C2f has g"),
+        ("C2f", [128, 5], "5 stands where C2f has shortcut"),  # would be a true shortcut, and N=5 whatever is written
+        ("C2f", [128, 7, {"shape": "cross"}], "7 stands where C2f has shortcut"),
+        ("C2f", [128, True, 1], "1 stands where C2f has g"),
+        ("C3", [128, True, 4], "4 stands where C3 has g"),
+        ("C3k2", [128, False, 5], "5 stands where C3k2 has e"),  # would be a block five times as wide
+        ("C3k2", [128, False, 0.25, 5], "5 stands where C3k2 has "),
+        ("Bottleneck", [128, True, 5], "5 stands where Bottleneck has g"),
+        ("RepNCSPELAN4", [128, True, 5], "must be tuple of ints"),
+        ("RepNCSPELAN4", [128, 64, 32, 1, 5], "RepNCSPELAN4 takes c3, c4, n after the channels"),
+        ("ELAN1", [128, 64, 32, 5], "ELAN1 takes c3, c4 after the channels"),
+    ],
+)
+def test_a_block_row_with_the_number_of_points_by_its_place_says_where_it_goes(name, arguments, message, later):
+    model = yolov8_dict(name=None)
+    model["backbone"][2][2:] = [f"{name}_{'LD' if later else 'AK'}Conv", copy.deepcopy(arguments)]
+    with pytest.raises(RowError, match=re.escape(WHERE)) as error:
+        built(model)
+    assert re.match(rf"layer 2 \[-1, 3, '{name}_", str(error.value))
+    assert message in str(error.value)
+
+
+def test_a_block_with_its_number_of_points_in_the_mapping_takes_the_rest_by_place():
+    model = yolov8_dict(name=None)
+    model["backbone"][2][2:] = ["C2f_AKConv", [128, True, 2, {"num_param": 3}]]  # groups of two in the second of a pair
+    assert [m.num_param for m in layers_of(built(model))] == [3]
 
 
 def test_the_error_names_the_file(tmp_path):
@@ -126,3 +165,13 @@ def test_names_without_ours_in_them_go_to_the_host_alone():
     with pytest.raises(FileNotFoundError, match=r"'nowhere.yaml' does not exist$"):
         tasks.check_yaml("nowhere.yaml")
     assert not tasks.check_yaml("nowhere-akconv.yaml", hard=False)
+
+
+def test_whether_a_name_must_be_found_may_be_said_by_place():
+    from ultralytics.data import utils
+
+    assert not tasks.check_yaml("nowhere-akconv.yaml", ".yaml", False)
+    assert tasks.check_yaml("yolov8-akconv.yaml", ".yaml", False)
+    with pytest.raises(FileNotFoundError, match="Names most like it"):
+        tasks.check_yaml("nowhere-akconv.yaml", ".yaml", True)
+    assert not utils.check_file("akconv-mimi.yaml", "", True, ".", False)

@@ -158,6 +158,21 @@ def test_a_plan_refuses_what_cannot_work_before_the_work(tmp_path):
         run_sweep(plan_of("a.yaml"), tmp_path / "sweep", "dask")
 
 
+def test_a_sweep_refuses_what_cannot_be_evaluated_before_the_first_training(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(YOLO, "train", lambda *_, **__: pytest.fail("trained"))
+    folder = tmp_path / "sweep"
+    with pytest.raises(ValueError, match="has no split 'test': it has train, val"):
+        run_sweep(plan_of(data, split="test"), folder)
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        run_sweep(plan_of(data, models=("absent.yaml",), num_param=()), folder)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ImportError, match="COCO metrics need faster-coco-eval"):
+        run_sweep(plan_of(data), folder)
+    command = ["benchmark", "train", "--data", data, "--num-param", "3", "--seeds", "0", "-o", str(folder)]
+    assert main(command) == 1
+    assert not folder.exists()
+
+
 def result(ap, **other):
     scores = dict.fromkeys(("AP50", "AP75", "APS", "APM", "APL", "precision", "recall", "mAP50", "mAP"), 0.5)
     return {**scores, "AP": ap, "parameters": 3_000_000, "gflops": 8.0, "latency": 2.0, **other}

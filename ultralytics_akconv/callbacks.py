@@ -9,19 +9,30 @@ imports the host's models, which are still to come when the plug-in is registere
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
 from ultralytics.utils import LOGGER, RANK
 
 from ultralytics_akconv.files import save_figure
+from ultralytics_akconv.functional import sampling_positions
 from ultralytics_akconv.modules import AKConv
 
-if TYPE_CHECKING:
-    from ultralytics_akconv.plots import Samples
-
 PICTURE = "akconv_offsets.png"
+PREFIX = "akconv/"  # of our columns: the mean displacement of a layer by its name, in map pixels, and
+OUTSIDE = "akconv/outside"  # the share of all samples that lie off their map
+SETTING = "ULTRALYTICS_AKCONV_LOG"  # 0 leaves the columns out
+
+
+class _AllSeenError(Exception):
+    """Ends a forward pass after the last AKConv: what a head computes is not looked at."""
 
 
 def with_callbacks(host_defaults: Callable[[], dict[str, list]]) -> Callable[[], dict[str, list]]:
@@ -37,63 +48,106 @@ def with_callbacks(host_defaults: Callable[[], dict[str, list]]) -> Callable[[],
     return get_default_callbacks
 
 
-def _harmless(callback: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Return a callback for models with AKConv on the first rank, whose errors are a warning, once a training."""
-
-    @functools.wraps(callback)
-    def guarded(trainer: Any) -> None:
-        if RANK not in (-1, 0) or getattr(trainer, "akconv_failed", False):
-            return
-        try:
-            network = _averaged(trainer)
-            if network is not None and any(isinstance(module, AKConv) for module in network.modules()):
-                callback(trainer)
-        except Exception as error:  # whatever it is, the training goes on
-            trainer.akconv_failed = True
-            LOGGER.warning(f"AKConv: {callback.__name__} left out: {type(error).__name__}: {error}")
-
-    return guarded
+def _guarded(callback: Callable[[Any], Any], trainer: Any) -> Any:
+    """Call a callback for models with AKConv on the first rank; an error in it is a warning, once a training."""
+    if RANK not in (-1, 0) or getattr(trainer, "akconv_failed", False):
+        return None
+    try:
+        network = _averaged(trainer)
+        if network is not None and any(isinstance(module, AKConv) for module in network.modules()):
+            return callback(trainer)
+    except Exception as error:  # whatever it is, the training goes on
+        trainer.akconv_failed = True
+        LOGGER.warning(f"AKConv: {callback.__name__} left out: {type(error).__name__}: {error}")
+    return None
 
 
-@_harmless
 def log_offsets(trainer: Any) -> None:
     """Add the offsets' statistics to the epoch's row of results.csv, and so to every logger of the host.
 
-    They join the learning rates, which all of them write beside the metrics. A results.csv that was begun without
-    them (resumed from an older version) stays as it is.
+    They join the learning rates, which all of them write beside the metrics. The first row decides on the columns: a
+    results.csv that was begun without them (resumed from an older version) stays as it is, and in one that has them an
+    epoch in which they cannot be told has NaN there, so that all rows are of one length.
     """
-    from ultralytics_akconv.plots.training import OUTSIDE, PREFIX
-
-    if trainer.csv.exists() and OUTSIDE not in _header(trainer.csv):
-        return
-    samples = _samples(trainer)
-    trainer.lr.update({f"{PREFIX}{layer.name}": float(layer.displacement.mean()) for layer in samples.layers})
-    off, total = (sum(n) for n in zip(*((int(r.outside.sum()), r.outside.numel()) for r in samples.layers)))
-    trainer.lr[OUTSIDE] = off / total
+    begun = RANK in (-1, 0) and trainer.csv.is_file()
+    columns = [name for name in _header(trainer.csv) if name.startswith(PREFIX)] if begun else None
+    told = {} if columns == [] else _guarded(_log_offsets, trainer) or {}
+    trainer.lr.update(told if columns is None else {name: told.get(name, float("nan")) for name in columns})
 
 
-@_harmless
+def _log_offsets(trainer: Any) -> dict[str, float]:
+    """Return our columns of an epoch."""
+    if os.environ.get(SETTING, "1").strip().lower() in {"0", "false", "off", "no"}:
+        return {}
+    layers = offset_statistics(_averaged(trainer), _validation_input(trainer))
+    told = {f"{PREFIX}{name}": displacement for name, (displacement, _, _) in layers.items()}
+    off, total = (sum(layer[i] for layer in layers.values()) for i in (1, 2))
+    return {**told, OUTSIDE: off / total}
+
+
+@torch.no_grad()
+def offset_statistics(network: nn.Module, image: Tensor) -> dict[str, tuple[float, int, int]]:
+    """Return what the AKConv layers of a network do on an image (1, C, H, W), by name.
+
+    The network is neither copied nor changed, and the pass ends with the last of them.
+
+    Returns:
+        The mean displacement in map pixels, how many samples lie off the map, and how many there are.
+    """
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
+    seen: dict[str, tuple[float, int, int]] = {}
+
+    def look(name: str) -> Callable[[AKConv, tuple[Tensor]], None]:
+        def hook(layer: AKConv, args: tuple[Tensor]) -> None:
+            offset = layer.offsets(args[0])[:1].float()
+            positions = sampling_positions(offset, layer.points, layer.stride)[0].chunk(2)
+            outside = torch.stack([(p < 0) | (p > side - 1) for p, side in zip(positions, args[0].shape[2:])]).any(0)
+            displacement = torch.hypot(*offset[0].chunk(2)).mean()
+            seen[name] = (float(displacement), int(outside.sum()), outside.numel())
+            if len(seen) == len(layers):
+                raise _AllSeenError
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(look(name)) for name, layer in layers.items()]
+    training = network.training
+    network.eval()
+    try:
+        network(image)
+    except _AllSeenError:
+        pass
+    finally:
+        if training:
+            network.train()
+        for handle in handles:
+            handle.remove()
+    return {name: seen[name] for name in layers if name in seen}
+
+
 def draw_offsets(trainer: Any) -> None:
     """Leave a picture of the field of offsets in the run's folder, unless the run has `plots=False`."""
     if trainer.args.plots:
-        from ultralytics_akconv.plots import plot_field
-
-        file = Path(trainer.save_dir) / PICTURE
-        figure = plot_field(_averaged(trainer), _validation_image(trainer), imgsz=_imgsz(trainer))
-        save_figure(figure, file, dpi=150)
-        trainer.on_plot(file)
+        _guarded(_draw_offsets, trainer)
 
 
-def _samples(trainer: Any) -> Samples:
-    """Return where the averaged model reads a validation image."""
-    from ultralytics_akconv.plots import image_samples
+def _draw_offsets(trainer: Any) -> None:
+    """Draw the picture."""
+    from ultralytics_akconv.host import input_channels
+    from ultralytics_akconv.plots import plot_field
 
-    return image_samples(_averaged(trainer), _validation_image(trainer), imgsz=_imgsz(trainer))
+    network = _averaged(trainer)
+    if input_channels(network) not in (1, 3):
+        LOGGER.info(f"AKConv: no {PICTURE} for images of {input_channels(network)} channels")
+        return
+    file = Path(trainer.save_dir) / PICTURE
+    save_figure(plot_field(network, _validation_image(trainer), imgsz=_imgsz(trainer)), file, dpi=150)
+    trainer.on_plot(file)
 
 
 def _averaged(trainer: Any) -> Any:
-    """Return the network whose weights the trainer averages and saves."""
-    return getattr(getattr(trainer, "ema", None), "ema", None)
+    """Return the network whose weights the trainer averages and saves; of a distillation, the one that learns."""
+    network = getattr(getattr(trainer, "ema", None), "ema", None)
+    return getattr(network, "student_model", network)
 
 
 def _imgsz(trainer: Any) -> int:
@@ -106,6 +160,27 @@ def _validation_image(trainer: Any) -> str:
     """Return the file of the first validation image."""
     dataset = trainer.test_loader.dataset
     return dataset.im_files[0] if hasattr(dataset, "im_files") else dataset.samples[0][0]
+
+
+def _validation_input(trainer: Any) -> Tensor:
+    """Return the first validation image (1, C, H, W) as the validator hands it to the network."""
+    with _random_numbers_kept():  # the host draws some even where nothing is left to chance
+        image = trainer.test_loader.dataset[0]["img"]
+    parameter = next(_averaged(trainer).parameters())
+    image = image[None].to(parameter.device)
+    return image.to(parameter.dtype) / 255 if image.dtype == torch.uint8 else image.to(parameter.dtype)
+
+
+@contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """Put all random numbers back: looking must not change what a training draws."""
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
 
 
 def _header(file: Path) -> list[str]:

@@ -91,7 +91,7 @@ def _in_common(models: dict[str, YOLO]) -> tuple[list[str], int]:
         if epoch not in (-1, None):
             raise ValueError(
                 f"'{model.ckpt_path}' is of a training that has not ended, it is from epoch {epoch + 1}: "
-                "let it end, or remove the file to train anew"
+                "let it end, or remove its folder to train anew"
             )
     has = {name: any(isinstance(m, AKConv) for m in model.model.modules()) for name, model in models.items()}
     if has != {"akconv": True, "plain": False}:

@@ -23,6 +23,7 @@ FORM_OF.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"),
 ONNX_DEFORM_OPSET = 19  # the first with the operator DeformConv
 ONNX_GRID_OPSET = 16  # the first with the operator GridSample
 ONNX_LOWEST_OPSET = 11  # the first with the operator Range, which the gathers count pixels with
+_NOT_OF_ONNX = ("coreml", "executorch", "litert", "ncnn", "openvino", "paddle", "torchscript")  # take no opset
 ONNX_DYNAMIC_OPSET = 12  # the first that clips integers, as pixels are where the size of the map is not known
 ORT_DEFORM = (1, 25)  # the first ONNX Runtime that has DeformConv
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
@@ -71,6 +72,8 @@ def check_export(format_: str, opset: int | None = None, bits: int = 32, dynamic
             f"ncnn takes one image at a time, and crashes in a model that was exported for a batch of {batch}: "
             "export with batch=1; the host hands it the images of a batch one after the other"
         )
+    if format_ in _NOT_OF_ONNX:
+        return  # whether such a format takes an opset is the host's to say
     if opset is not None and opset < ONNX_LOWEST_OPSET:
         raise ValueError(
             f"AKConv needs the ONNX operator Range, which opset {opset} does not have: "

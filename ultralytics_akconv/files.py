@@ -9,46 +9,82 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+FIGURES = ("png", "svg", "pdf", "jpg", "jpeg", "webp", "eps", "tif", "tiff")  # that matplotlib writes everywhere
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Write a file, text in UTF-8, so that a reader, at any moment, sees all of it or what was there before.
+def check_folder(file: str | Path) -> Path:
+    """Return the path of a file to write, if it can have one: before any work is done for it.
+
+    Raises:
+        FileNotFoundError: If its folder does not exist.
+        IsADirectoryError: If it is a folder itself.
+    """
+    file = Path(file)
+    if not file.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    return file
+
+
+@contextmanager
+def whole_file(file: str | Path) -> Iterator[Path]:
+    """Give a file beside `file` to write to, which takes its place when the context ends, and none if by an error.
+
+    So a reader, at any moment, sees all of it or what was there before. Any number of threads and processes may write
+    one file at once: one of them is last.
 
     Raises:
         FileNotFoundError: If its folder does not exist.
         OSError: If it cannot be written; what was there before stays.
     """
-    if not file.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))  # not the temporary name
-    content = content.encode("utf-8") if isinstance(content, str) else content
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as temporary:
-        written = Path(temporary.name)
-        try:
-            temporary.write(content)
-            temporary.close()  # a full disk may show here only
-            mode = file.stat().st_mode if file.exists() else 0o666 & ~_umask()
-            written.chmod(mode & 0o777)  # temporary files are made for their owner alone
-            os.replace(written, file)
-        except BaseException:
-            written.unlink()
-            raise
+    file = check_folder(file)
+    written = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    written.touch(exist_ok=False)  # with the rights of a new file
+    try:
+        yield written
+        written.chmod((file if file.exists() else written).stat().st_mode & 0o777)
+        os.replace(written, file)
+    except BaseException:
+        written.unlink()
+        raise
 
 
-def save_figure(figure: Figure, file: Path, **options: Any) -> None:
-    """Save a figure of matplotlib whole, in the format of the file's suffix, with matplotlib's options."""
+def write_whole(file: str | Path, content: str | bytes) -> None:
+    """Write a file as `whole_file` does, text in UTF-8."""
+    with whole_file(file) as written:
+        written.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def save_figure(figure: Figure, file: str | Path, **options: Any) -> None:
+    """Save a figure of matplotlib whole, in the format of the file's suffix, with matplotlib's options.
+
+    Raises:
+        ValueError: If matplotlib writes no such format.
+    """
+    file = check_figure(file)
     content = io.BytesIO()
     figure.savefig(content, format=file.suffix[1:], **options)
     write_whole(file, content.getvalue())
 
 
-def _umask() -> int:
-    """Return the umask, which can only be read by setting it."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
+def check_figure(file: str | Path) -> Path:
+    """Return the path of a picture to write, before any work is done for it.
+
+    Raises:
+        OSError: If its folder does not exist.
+        ValueError: If its suffix names no format that is written.
+    """
+    file = check_folder(file)
+    if file.suffix[1:].lower() not in FIGURES:
+        raise ValueError(f"a picture's name must end in {', '.join(f'.{name}' for name in FIGURES)}, got '{file}'")
+    return file

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The host (`ultralytics`): which releases the plug-in works with. Standard library only."""
+"""The host (`ultralytics`): which releases the plug-in works with, and what its models tell of themselves.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
 import re
 from importlib import metadata
+from typing import Any
 
 MINIMUM = (8, 3, 9)  # the first release that keeps a layer's parameter count on the instance, not on its class
 
@@ -24,3 +28,14 @@ def check_host() -> None:
         raise ImportError(
             f"ultralytics-akconv needs ultralytics>={minimum}, found {version}: pip install -U ultralytics"
         )
+
+
+def input_channels(network: Any) -> int:
+    """Return how many channels a network's images have; the host notes it under names that differ by release."""
+    model = getattr(network, "yaml", None) or {}
+    return model.get("channels", model.get("ch", 3))
+
+
+def built_like(network: Any, model: dict[str, Any]) -> Any:
+    """Return a network of a model dictionary, of the class and for the images of another network."""
+    return type(network)(model, ch=input_channels(network), verbose=False)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
-from ultralytics import RTDETR, YOLO
 from ultralytics.utils.torch_utils import get_flops
 
+from ultralytics_akconv.host import built_like
 from ultralytics_akconv.modules import BLOCKS, AKConv
+from ultralytics_akconv.opening import host_model
+from ultralytics_akconv_startup import later_name
 
 
 class Size(NamedTuple):
@@ -37,8 +39,8 @@ def model_info(model: str | Path, imgsz: int = 640) -> ModelInfo:
         model: A model YAML or a checkpoint: whatever the host's `YOLO(...)` takes.
         imgsz: Image side in pixels at which GFLOPs are counted.
     """
-    network = (RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO)(model).model
-    plain = type(network)(plain_model(network.yaml), verbose=False)
+    network = host_model(model, exported=False).model
+    plain = built_like(network, plain_model(network.yaml))
     akconvs = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
     return ModelInfo(_size(network, imgsz), _size(plain, imgsz), akconvs)
 
@@ -54,14 +56,14 @@ def plain_model(model: dict[str, Any]) -> dict[str, Any]:
 def _plain_row(row: list) -> list:
     """Return a row of a model YAML without AKConv in it."""
     source, repeats, module, args = row
-    options = args[-1] if args and isinstance(args[-1], dict) else {}
+    *own, options = args if args and isinstance(args[-1], dict) else [*args, {}]
     if module in ("AKConv", "LDConv"):
         act = [None, 1, 1, False] if options.get("act") is False else []  # behind padding, groups and dilation
-        stride = args[2] if len(args) > 2 and args[2] is not options else options.get("stride", 1)
-        return [source, repeats, "Conv", [args[0], 3, stride, *act]]
+        stride = own[2] if len(own) > 2 else options.get("stride", 1)
+        return [source, repeats, "Conv", [own[0], 3, stride, *act]]
     for host_name, block in BLOCKS.items():
-        if module == block.__name__:
-            return [source, repeats, host_name, args[:-1] if options else args]
+        if module in (block.__name__, later_name(block.__name__)):
+            return [source, repeats, host_name, own]
     return row
 
 

@@ -290,8 +290,10 @@ HOST_BLOCKS = (
     "RepNCSPELAN4",
     "ELAN1",
 )
-# Host block name -> its class with AKConv. Each class is also a name of this module.
+# Host block name -> its class with AKConv. Each class is also a name of this module,
+# and under the operator's later name another one.
 BLOCKS: dict[str, type[nn.Module]] = {
     name: _akconv_block(getattr(block, name)) for name in HOST_BLOCKS if hasattr(block, name)
 }
 globals().update({cls.__name__: cls for cls in BLOCKS.values()})
+globals().update({cls.__name__.replace("AKConv", "LDConv"): cls for cls in BLOCKS.values()})

@@ -123,6 +123,20 @@ def _check_points(points: Sequence, num_param: int) -> Points:
     return tuple(checked)
 
 
+def check_points(points: Sequence) -> Points:
+    """Return points given as pairs of numbers as tuples of floats.
+
+    Raises:
+        TypeError: If they are no list, or a coordinate is no number.
+        ValueError: If there is none, or a pair is not allowed.
+    """
+    if not isinstance(points, (list, tuple)):
+        raise TypeError(f"points must be a list of (row, col) pairs, got {repr(points)} ({type(points).__name__})")
+    if not points:
+        raise ValueError("points must hold at least one (row, col) pair, got none")
+    return _check_points(points, len(points))
+
+
 def _round_half_away(value: float) -> float:
     """Round to the nearest integer, halves away from zero: 0.5 -> 1, -0.5 -> -1."""
     return math.copysign(math.floor(abs(value) + 0.5), value)

@@ -14,10 +14,7 @@ from ultralytics import YOLO
 from ultralytics_akconv.plots import image_samples
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
-CHECKPOINTS = {
-    "akconv": ROOT / "runs/akconv-mini/weights/best.pt",
-    "plain": ROOT / "runs/akconv-mini-plain/weights/best.pt",
-}
+CHECKPOINTS = {name: ROOT / f"build/demo/{name}.pt" for name in ("akconv", "plain")}
 DEMO = ROOT / "docs/assets/try/demo.json"
 ROOT_ELEMENT = "#akconv-try"
 needs_demo = pytest.mark.skipif(

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from ultralytics import YOLO
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.autobackend import AutoBackend
 
 from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.timing import interleave
+from ultralytics_akconv.host import built_like, input_channels
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.opening import host_model
 
 FORMATS = ("torchscript", "onnx", "onnx:19", "openvino", "ncnn", "mnn")
 _IMAGES = 3  # compared in each format, none of which was traced
@@ -43,14 +44,14 @@ def benchmark_exports(
         and the scores span, the times, and the ratio; or why the export failed.
     """
     torch.manual_seed(0)
-    network = YOLO(model).model
-    plain = type(network)(plain_model(network.yaml), verbose=False)
+    network = host_model(model, exported=False).model
+    plain = built_like(network, plain_model(network.yaml))
     plain.args, plain.task = network.args, network.task  # what the exporter reads
     networks = {"plain": plain, "akconv": network}
     trained = any(layer.p_conv.weight.any() for layer in network.modules() if isinstance(layer, AKConv))
     for peer in (plain,) if trained else (plain, network):
         _settle(peer, imgsz)
-    images = torch.rand(_IMAGES, 3, imgsz, imgsz)
+    images = torch.rand(_IMAGES, input_channels(network), imgsz, imgsz)
     rows = [_row(name, networks, images, repeats) for name in formats]
     settings = {"model": model, "imgsz": imgsz, "rounds": repeats}
     return Report("AKConv exports", settings, machine(torch.device("cpu")), rows)
@@ -70,7 +71,7 @@ def _settle(network: nn.Module, imgsz: int) -> None:
     network.train()
     with torch.no_grad():
         for _ in range(_IMAGES):
-            network(torch.rand(2, 3, imgsz, imgsz))
+            network(torch.rand(2, input_channels(network), imgsz, imgsz))
     for norm, before in zip(norms, momentum):
         norm.momentum = before
     network.eval()

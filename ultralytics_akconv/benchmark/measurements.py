@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import platform
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ import torchvision
 import ultralytics
 
 import ultralytics_akconv
+from ultralytics_akconv.files import write_whole
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -64,14 +66,15 @@ class Report:
 
     def to_json(self, path: str | Path) -> None:
         """Write everything as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def to_csv(self, path: str | Path) -> None:
         """Write the rows as CSV."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(self.rows[0]))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(path, text.getvalue())
 
 
 def _cell(value: object) -> str:

@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from ultralytics import YOLO
 
 from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.operator import LAYOUTS
 from ultralytics_akconv.benchmark.peers import Peer, grid_samples, naive_samples
 from ultralytics_akconv.benchmark.timing import interleave, peak_memory
+from ultralytics_akconv.host import built_like, input_channels
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.opening import host_model
 
 PEERS = ("conv 3x3", "akconv", "definition", "grid_sample")
 
@@ -77,10 +78,10 @@ def benchmark_models(
 def _network(name: str, model: str, device: str, layout: str) -> nn.Module:
     """Return the model of one peer, its offsets with a standard deviation of about 1 px."""
     torch.manual_seed(0)
-    first = YOLO(model).model
+    first = host_model(model, exported=False).model
     # A second one for every peer: the first, dropped, leaves free memory that a step takes up without a higher peak.
     plain = name == "conv 3x3"
-    network = type(first)(plain_model(first.yaml), verbose=False) if plain else copy.deepcopy(first)
+    network = built_like(first, plain_model(first.yaml)) if plain else copy.deepcopy(first)
     for layer in [module for module in network.modules() if isinstance(module, AKConv)]:
         nn.init.normal_(layer.p_conv.weight, std=0.02)
         nn.init.normal_(layer.p_conv.bias)
@@ -99,9 +100,10 @@ def _replace(network: nn.Module, resampler: Callable) -> None:
                 setattr(module, name, peer)
 
 
-def _images(batch: int, imgsz: int, device: str, layout: str) -> Tensor:
-    """Return random images (B, 3, H, W)."""
-    return torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=LAYOUTS[layout])
+def _images(network: nn.Module, batch: int, imgsz: int, device: str, layout: str) -> Tensor:
+    """Return random images (B, C, H, W) as a network takes them."""
+    images = torch.rand(batch, input_channels(network), imgsz, imgsz, device=device)
+    return images.to(memory_format=LAYOUTS[layout])
 
 
 def _inference(
@@ -110,7 +112,7 @@ def _inference(
     """Return a forward pass of one image through the fused model."""
     network = _network(name, model, device, "contiguous").eval().fuse(verbose=False)
     network = network.to(memory_format=LAYOUTS[layout])  # only now: most releases cannot fuse channels_last weights
-    x = _images(1, imgsz, device, layout)
+    x = _images(network, 1, imgsz, device, layout)
     forward = torch.compile(network) if compile else network
 
     def run() -> None:
@@ -123,7 +125,7 @@ def _inference(
 def _training(name: str, batch: int, model: str, imgsz: int, device: str, layout: str) -> Callable[[], None]:
     """Return a forward and backward pass; the loss is the mean square of the raw outputs."""
     network = _network(name, model, device, layout).train()
-    x = _images(batch, imgsz, device, layout)
+    x = _images(network, batch, imgsz, device, layout)
 
     def run() -> None:
         network.zero_grad(set_to_none=True)

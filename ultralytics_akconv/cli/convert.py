@@ -7,8 +7,9 @@ import argparse
 from pathlib import Path
 
 from ultralytics_akconv import SHAPES, from_published, transfer, write_checkpoint
-from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, shape, where
+from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, positive, shape, where
 from ultralytics_akconv.conversion import check_output
+from ultralytics_akconv.files import check_figure
 from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.shapes import ORIGINS
 
@@ -24,11 +25,11 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--origin", choices=ORIGINS, help="default center")
     parser.add_argument("--budget", help="choose N by layer: params=0.95 or gflops=0.95 of the source's, or error=0.1")
     parser.add_argument("--data", help="fit the weights on images: a dataset YAML, or a folder")
-    parser.add_argument("--images", type=int, default=64, help="how many images to fit on at most (default 64)")
-    parser.add_argument("--imgsz", type=int, help="their side in pixels (default: the size the source was trained at)")
+    parser.add_argument("--images", type=positive, default=64, help="how many images to fit on at most (default 64)")
+    parser.add_argument("--imgsz", type=positive, help="their side in pixels (default: what the source was trained at)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the layers' errors and taps")
     parser.add_argument("--from-published", metavar="FILE", help="a state dict of the published code, for --model")
-    parser.add_argument("--nc", type=int, help="classes of the published state dict, if not the model YAML's")
+    parser.add_argument("--nc", type=positive, help="classes of the published state dict, if not the model YAML's")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", required=True, help="the checkpoint to write")
     parser.set_defaults(run=_run_convert)
 
@@ -36,6 +37,8 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
 def _run_convert(options: argparse.Namespace) -> None:
     """Write the converted checkpoint and print what each layer kept."""
     check_output(options.output)  # before the work
+    if options.plot:
+        check_figure(options.plot)
     graft_options = {
         name: value
         for name in ("num_param", "where", "shape", "border", "origin", "budget")

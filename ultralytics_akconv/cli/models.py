@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from ultralytics_akconv import SHAPES, graft
-from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, print_text, shape, where
+from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, positive, print_text, shape, where
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.grafting import resolvable_models
@@ -34,7 +34,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def add_info(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `akconv info`."""
     parser.add_argument("model", help="a model YAML or a checkpoint, such as yolo11s-akconv7.yaml")
-    parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels for GFLOPs (default 640)")
+    parser.add_argument("--imgsz", type=positive, default=640, help="image side in pixels for GFLOPs (default 640)")
     parser.set_defaults(run=_run_info)
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ultralytics_akconv.cli.arguments import shape
+from ultralytics_akconv.cli.arguments import positive, shape
+from ultralytics_akconv.files import check_figure, save_figure
 from ultralytics_akconv.plots import GALLERY, plot_field, plot_histogram, plot_offsets, plot_shapes, plot_training
 from ultralytics_akconv.shapes import ORIGINS, SHAPES
 
@@ -16,7 +17,9 @@ def add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "shape", nargs="?", type=shape, help=f"{', '.join(SHAPES)}, or [[row, col], ...] (default: all)"
     )
-    parser.add_argument("--num-param", type=int, default=5, metavar="N", help="points of a named shape (default 5)")
+    parser.add_argument(
+        "--num-param", type=positive, default=5, metavar="N", help="points of a named shape (default 5)"
+    )
     parser.add_argument("--origin", choices=ORIGINS, default="corner")
     _add_common(parser, "shapes.png", _run_shapes)
 
@@ -36,7 +39,7 @@ def add_offsets(parser: argparse.ArgumentParser) -> None:
         "--view", choices=("points", "field", "histogram"), default="points",
         help="sampling points (default), the field of mean displacements, or histograms of their lengths",
     )  # fmt: skip
-    parser.add_argument("--imgsz", type=int, help="side of the network's input (default: what it was trained at)")
+    parser.add_argument("--imgsz", type=positive, help="side of the network's input (default: what it was trained at)")
     _add_common(parser, "offsets.png", _run_offsets)
 
 
@@ -60,12 +63,16 @@ def _names(text: str) -> list[str]:
 
 def _pixel(text: str) -> tuple[float, float]:
     """Read 320,240."""
-    x, y = text.split(",")
-    return float(x), float(y)
+    try:
+        x, y = (float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid pixel {text!r}: write X,Y as in 320,240") from None
+    return x, y
 
 
 def _run_shapes(options: argparse.Namespace) -> None:
     """Draw the shapes and say where."""
+    check_figure(options.output)
     if options.shape is None:
         figure = plot_shapes(GALLERY, options.origin, dark=options.dark)
     else:
@@ -76,6 +83,7 @@ def _run_shapes(options: argparse.Namespace) -> None:
 
 def _run_offsets(options: argparse.Namespace) -> None:
     """Draw a view of the offsets and say where."""
+    check_figure(options.output)
     common = {"layers": options.layer, "imgsz": options.imgsz, "dark": options.dark}
     if options.view == "points":
         figure = plot_offsets(options.model, options.image, at=options.at, **common)
@@ -90,10 +98,11 @@ def _run_offsets(options: argparse.Namespace) -> None:
 
 def _run_training(options: argparse.Namespace) -> None:
     """Draw a training and say where."""
+    check_figure(options.output)
     _save(plot_training(options.folder, options.dark), options.output)
 
 
 def _save(figure: object, output: Path) -> None:
     """Write a figure and say where."""
-    figure.savefig(output, dpi=200)
+    save_figure(figure, output, dpi=200)
     print(f"wrote {output}")

@@ -6,12 +6,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
-from ultralytics_akconv.cli.arguments import HOST_ARGUMENTS_HELP, add_data, settings_text
+from ultralytics_akconv.cli.arguments import HOST_ARGUMENTS_HELP, add_data, positive, settings_text
 from ultralytics_akconv.datasets import find_data
 from ultralytics_akconv.evaluation import evaluate
+from ultralytics_akconv.files import check_folder, write_whole
 from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, run_sweep
 
 
@@ -19,7 +19,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `akconv benchmark train`."""
     _add_common(parser, _run_train)
     parser.add_argument("--model", nargs="+", default=["yolov8n.yaml"], help="models without AKConv")
-    parser.add_argument("--num-param", type=int, nargs="*", default=[3, 5, 9], metavar="N")
+    parser.add_argument("--num-param", type=positive, nargs="*", default=[3, 5, 9], metavar="N")
     parser.add_argument("--shape", nargs="+", default=["default"], metavar="SHAPE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--no-baseline", action="store_true", help="leave out the models without AKConv")
@@ -34,7 +34,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_common(parser, _run_evaluate)
     parser.add_argument("model", help="a checkpoint")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels (default 640)")
+    parser.add_argument("--imgsz", type=positive, default=640, help="image side in pixels (default 640)")
     parser.add_argument("--annotations", metavar="JSON", help="the original instances JSON, if not beside the dataset")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
 
@@ -72,11 +72,11 @@ def _run_train(options: argparse.Namespace) -> None:
 
 def _run_evaluate(options: argparse.Namespace) -> None:
     """Evaluate and print the figures."""
-    arguments = host_arguments(options.host_arguments)
-    result = evaluate(
-        options.model, find_data(options.data), options.split, options.imgsz, options.annotations, **arguments
-    )
+    if options.json:
+        check_folder(options.json)  # before the work
+    settings = {"split": options.split, "imgsz": options.imgsz, **host_arguments(options.host_arguments)}
+    result = evaluate(options.model, find_data(options.data), annotations=options.annotations, **settings)
     print(result.table())
     if options.json:
-        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n", "utf-8")
+        write_whole(options.json, json.dumps(result.figures(), indent=2) + "\n")
         print(f"wrote {options.json}")

@@ -12,6 +12,7 @@ from ultralytics.utils.torch_utils import get_flops
 from ultralytics_akconv.conversion.calibration import capture
 from ultralytics_akconv.conversion.closed_form import expected_error, kernel_gram, place_taps
 from ultralytics_akconv.conversion.pairs import Pair
+from ultralytics_akconv.host import input_channels
 
 KINDS = ("params", "gflops", "error")
 _IMGSZ = 640  # at which the host counts GFLOPs
@@ -102,9 +103,7 @@ def _option(pairs: list[Pair], num_param: int, pixels: dict[str, int]) -> _Optio
 
 def _output_pixels(pairs: list[Pair], source: nn.Module) -> dict[str, int]:
     """Return the number of output pixels of each layer at the size at which the host counts GFLOPs."""
-    image = next(source.parameters()).new_zeros(
-        1, source.yaml.get("channels", source.yaml.get("ch", 3)), _IMGSZ, _IMGSZ
-    )
+    image = next(source.parameters()).new_zeros(1, input_channels(source), _IMGSZ, _IMGSZ)
     with torch.no_grad():
         seen = capture(source, [pair.conv.conv for pair in pairs], image)
     return {pair.name: output.shape[-2] * output.shape[-1] for pair, (_, output) in zip(pairs, seen)}

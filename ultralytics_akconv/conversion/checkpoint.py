@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,11 @@ import torch
 import ultralytics
 from torch import nn
 from ultralytics.nn import tasks
+
+from ultralytics_akconv.files import check_folder, whole_file
+
+# Modules that stand for rounded numbers in a training: of ModelOpt, which the host uses, and of PyTorch.
+_QUANTIZERS = ("FakeQuantize", "FusedMovingAvgObsFakeQuantize", "TensorQuantizer")
 
 
 def unwrapped(model: Any) -> Any:
@@ -40,6 +44,7 @@ def read_source(source: str | Path | nn.Module) -> nn.Module:
         )
     if not isinstance(source, tasks.BaseModel) or not isinstance(getattr(source, "yaml", None), dict):
         raise ValueError(f"source must be a model that the host built from a YAML, got a {type(source).__name__}")
+    _check_unquantized("source", source)
     return deepcopy(source).cpu().float().eval()
 
 
@@ -69,7 +74,20 @@ def check_output(file: str | Path) -> Path:
         raise ValueError(f"a checkpoint's name must end in .pt, got '{file}'")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder of '{file}' does not exist")
-    return path
+    return check_folder(path)
+
+
+def _check_unquantized(name: str, model: nn.Module) -> None:
+    """Refuse a model in training for quantization: its layers are made at run time, and no pickle holds them.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if any(type(module).__name__ in _QUANTIZERS for module in model.modules()):
+        raise ValueError(
+            f"{name} is in training for quantization (QAT), which AKConv layers know nothing of and checkpoints of "
+            "modules cannot hold: take the checkpoint from before, convert it, and begin that training anew"
+        )
 
 
 def _is_half(model: nn.Module) -> bool:
@@ -78,11 +96,11 @@ def _is_half(model: nn.Module) -> bool:
     return all(torch.equal(tensor, tensor.half().to(tensor.dtype)) for tensor in floats)
 
 
-def write_checkpoint(model: nn.Module, file: str | Path, source: nn.Module | None = None) -> Path:
+def write_checkpoint(model: Any, file: str | Path, source: Any = None) -> Path:
     """Write a model as a finished checkpoint of the host: all of it, or nothing.
 
     Args:
-        model: The model; its `args` become the checkpoint's `train_args`.
+        model: The model, or a `YOLO` that holds it; its `args` become the checkpoint's `train_args`.
         file: Where to write it.
         source: The model it was made from. If that is all float16 numbers, the checkpoint is stored in float16 too;
             otherwise in float32, so that no tensor changes.
@@ -92,9 +110,11 @@ def write_checkpoint(model: nn.Module, file: str | Path, source: nn.Module | Non
 
     Raises:
         FileNotFoundError: If the folder does not exist.
+        TypeError: If it is no model of the host: nothing else can be read again.
         ValueError: If the name does not end in `.pt`.
     """
     path = check_output(file)
+    model, source = _host_model("model", model), None if source is None else _host_model("source", source)
     stored = deepcopy(model).cpu()
     if source is not None and _is_half(source):
         stored = stored.half()
@@ -112,10 +132,15 @@ def write_checkpoint(model: nn.Module, file: str | Path, source: nn.Module | Non
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as written:
+        torch.save(content, written)
     return path
+
+
+def _host_model(name: str, model: Any) -> nn.Module:
+    """Return a model of the host, also out of a `YOLO` or `RTDETR`."""
+    inside = unwrapped(model)
+    if not isinstance(inside, tasks.BaseModel):
+        raise TypeError(f"{name} must be a YOLO or a model that the host built, got a {type(inside).__name__}")
+    _check_unquantized(name, inside)
+    return inside

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from torch import nn
-from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
 from ultralytics_akconv.conversion.budget import Budget, choose
@@ -21,11 +21,14 @@ from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
 from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, solve_without_data
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
+from ultralytics_akconv.host import built_like, input_channels
+from ultralytics_akconv.modules import AKConv
 
 # Of `graft`, with defaults that make an AKConv read what an ordinary convolution reads.
 _OPTIONS: dict[str, Any] = {"where": "downsample", "shape": "default", "border": "zeros", "origin": "center"}
-# What a model built from another file takes from the source's: it belongs to the weights, not to the architecture.
-_KEPT_KEYS = ("nc", "ch", "channels", "kpt_shape")
+# What a model built from another file takes from the source's, also where that says nothing: it belongs to the weights,
+# not to the architecture.
+_KEPT_KEYS = ("nc", "ch", "channels", "kpt_shape", "activation", "end2end", "reg_max")
 
 
 def transfer(
@@ -118,12 +121,13 @@ def _grafted(source: nn.Module, **options: Any) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         name = Path(str(source.yaml.get("yaml_file", "model.yaml"))).name
         file = Path(folder) / name
-        file.write_text(yaml.safe_dump(source.yaml, sort_keys=False, default_flow_style=None), "utf-8")
+        text = yaml.safe_dump(_as_lists(source.yaml), sort_keys=False, default_flow_style=None)
+        file.write_text(text, "utf-8")
         try:
             cfg = yaml.safe_load(graft(file, **options))
         except (TypeError, ValueError) as error:  # the temporary folder would only puzzle
             raise type(error)(str(error).replace(str(file), name)) from error
-    model = _built(cfg, source)
+    model = built_like(source, cfg)
     # A source that was trained on for other classes keeps the head of the old ones, but for the last convolutions: its
     # YAML does not tell that any more, so what holds no AKConv is the source's own.
     for i, layer in enumerate(source.model):
@@ -137,11 +141,16 @@ def _given(model: str | Path | nn.Module, source: nn.Module) -> nn.Module:
     if isinstance(model, (str, Path)):
         if Path(model).suffix not in (".yaml", ".yml"):
             raise ValueError(f"model must be a YAML file or a module, got '{model}'")
-        cfg = yaml_model_load(model)
+        cfg = tasks.yaml_model_load(model)
         if not cfg.get("scale"):
             cfg["scale"] = source.yaml.get("scale")
+        cfg = {key: value for key, value in cfg.items() if key not in _KEPT_KEYS}
         cfg.update({key: source.yaml[key] for key in _KEPT_KEYS if key in source.yaml})
-        return _built(cfg, source)
+        built = built_like(source, cfg)
+        for i, layer in enumerate(source.model):  # with what no YAML tells, as which of its heads a model answers by
+            if i < len(built.model) and _is_alike(built.model[i], layer):
+                built.model[i] = deepcopy(layer)
+        return built
     model = unwrapped(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a YAML file, a YOLO or a module, got {model!r} ({type(model).__name__})")
@@ -150,9 +159,33 @@ def _given(model: str | Path | nn.Module, source: nn.Module) -> nn.Module:
     return deepcopy(model).cpu().float()
 
 
-def _built(cfg: dict[str, Any], source: nn.Module) -> nn.Module:
-    """Return a model of the source's class, built by the host."""
-    return type(source)(cfg, verbose=False)
+def _is_alike(layer: nn.Module, source: nn.Module) -> bool:
+    """Return whether a layer without AKConv is the source's but for its numbers."""
+    shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (layer, source)]
+    return type(layer) is type(source) and layer.f == source.f and shapes[0] == shapes[1]
+
+
+def _as_lists(value: Any) -> Any:
+    """Return a value of a model dictionary as YAML can write it: tuples, as Python code gives them, as lists."""
+    if isinstance(value, dict):
+        return {key: _as_lists(item) for key, item in value.items()}
+    return [_as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _take_settings(model: nn.Module, source: nn.Module) -> None:
+    """Give a model the activations and the constants of BatchNorm that the source works with.
+
+    A YAML need not tell them: they may have been the host's defaults in another release, or set on the modules.
+    """
+    modules = dict(model.named_modules())
+    for name, module in source.named_modules():
+        target = modules.get(name)
+        target = target.conv if isinstance(target, AKConv) else target
+        if isinstance(getattr(module, "act", None), nn.Module) and hasattr(target, "act"):
+            target.act = deepcopy(module.act)
+        bn = getattr(module, "bn", None)
+        if isinstance(bn, nn.BatchNorm2d) and isinstance(getattr(target, "bn", None), nn.BatchNorm2d):
+            target.bn.eps, target.bn.momentum = bn.eps, bn.momentum
 
 
 def _filled(model: nn.Module, source: nn.Module, data: str | Path | None, images: int, imgsz: int | None) -> Transfer:
@@ -167,6 +200,7 @@ def _filled(model: nn.Module, source: nn.Module, data: str | Path | None, images
         state.update({f"{pair.name}.{key}": value for key, value in converted.items()})
     _check_same(model.state_dict(), state)
     model.load_state_dict(state)
+    _take_settings(model, source)
     for name, value in vars(source).items():
         if not name.startswith("_") and name not in ("yaml", "model", "save", "criterion", "training"):
             setattr(model, name, deepcopy(value))
@@ -178,7 +212,7 @@ def _filled(model: nn.Module, source: nn.Module, data: str | Path | None, images
 
         args = getattr(source, "args", {})
         args = args if isinstance(args, dict) else vars(args)
-        channels = source.yaml.get("channels", source.yaml.get("ch", 3))
+        channels = input_channels(source)
         task = getattr(source, "task", "detect")
         size = imgsz or args.get("imgsz") or 640
         side = max(size) if isinstance(size, (list, tuple)) else size  # the host also trains at [height, width]

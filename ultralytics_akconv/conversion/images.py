@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +29,24 @@ def image_files(data: str | Path, task: str) -> list[Path]:
         FileNotFoundError: If there is no such dataset or folder, or no image in it.
     """
     if Path(data).is_dir():
-        roots = [Path(data)]
+        roots = [data]
     else:
         try:
             dataset = check_cls_dataset(str(data)) if task == "classify" else check_det_dataset(str(data))
         except Exception as error:  # the host raises a kind of its own for each thing that may be wrong
             raise FileNotFoundError(f"no calibration images at data={str(data)!r}: {error}") from error
         train = dataset["train"]
-        roots = [Path(root) for root in (train if isinstance(train, (list, tuple)) else [train])]
-    files = sorted({file for root in roots for file in _below(root) if file.suffix[1:].lower() in IMG_FORMATS})
+        roots = train if isinstance(train, (list, tuple)) else [train]
+    files = images_below(roots)
     if not files:
         raise FileNotFoundError(f"no calibration images at data={str(data)!r}: {', '.join(map(str, roots))} holds none")
     return files
+
+
+def images_below(roots: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the images of a split, sorted: of a folder, of a text file that lists them, or of several of both."""
+    roots = roots if isinstance(roots, (list, tuple)) else [roots]
+    return sorted({f for root in roots for f in _below(Path(root)) if f.suffix[1:].lower() in IMG_FORMATS})
 
 
 def _below(root: Path) -> Iterator[Path]:

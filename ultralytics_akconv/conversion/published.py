@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ultralytics_akconv.conversion.pairs import akconvs
+from ultralytics_akconv.host import built_like
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep the tensors
 
@@ -29,17 +30,16 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no state dict, or it does not fit the model.
     """
-    from ultralytics import RTDETR, YOLO  # not at the top: the host is being imported when it loads the plug-in
+    from ultralytics_akconv.opening import host_model  # not at the top: the host is being imported at that time
 
     tensors = _tensors(state)
-    wrapper = RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO
-    whole = wrapper(str(model))
+    whole = host_model(str(model), exported=False)
     built = whole.model
     if not any(True for _ in akconvs(built)):
         raise ValueError(f"the model '{model}' holds no AKConv")
     if nc is not None and nc != built.yaml["nc"]:
         args, task = built.args, built.task
-        built = type(built)({**built.yaml, "nc": nc}, verbose=False)
+        built = built_like(built, {**built.yaml, "nc": nc})
         built.args, built.task = args, task
     try:
         built.load_state_dict(tensors)

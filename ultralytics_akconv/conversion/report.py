@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from ultralytics_akconv.conversion.checkpoint import write_checkpoint
+from ultralytics_akconv.files import save_figure
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Transfer:
             axis.tick_params(labelsize=7)
         for axis in bottom.get_axes()[count:]:
             axis.set_visible(False)
-        path = Path(file)
-        figure.savefig(path, dpi=120)
-        pyplot.close(figure)
-        return path
+        try:
+            save_figure(figure, file, dpi=120)
+        finally:
+            pyplot.close(figure)
+        return Path(file)

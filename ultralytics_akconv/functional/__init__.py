@@ -12,6 +12,8 @@ Source: AKConv, arXiv 2311.11587 (LDConv, Image and Vision Computing 2024, 10519
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -23,7 +25,7 @@ from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, base_positions, cached_base_positions, position_dtype
 from ultralytics_akconv.functional.tracing import is_exported, is_traced, is_transformed
-from ultralytics_akconv.shapes import Points
+from ultralytics_akconv.shapes import Points, check_points
 
 __all__ = (
     "BORDERS",
@@ -35,6 +37,30 @@ __all__ = (
     "sampling_positions",
     "traced_form",
 )
+
+
+def _checked(points: Points, stride: int) -> Points:
+    """Return the points as tuples, which can be remembered by, after checking them and the stride.
+
+    Tuples of tuples, which a layer gives, are checked once; in a trace, which may know no memory, not at all.
+
+    Raises:
+        TypeError: If a point or the stride is of the wrong kind.
+        ValueError: If one is not allowed.
+    """
+    if isinstance(stride, bool) or not isinstance(stride, int):
+        raise TypeError(f"stride must be an int, got {stride!r} ({type(stride).__name__})")
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
+    if not isinstance(points, tuple) or not all(isinstance(point, tuple) for point in points):
+        return check_points(points)
+    return points if is_traced() else _checked_tuples(points)
+
+
+@lru_cache(maxsize=128)
+def _checked_tuples(points: Points) -> Points:
+    """Return `check_points`, remembered."""
+    return check_points(points)
 
 
 def _check_offset(offset: Tensor, points: Points) -> None:
@@ -56,8 +82,10 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
         Positions (B, 2N, h, w) in input pixels, N rows then N columns, at least float32.
 
     Raises:
-        ValueError: If the offset's shape does not fit the points.
+        TypeError: If a point or the stride is of the wrong kind.
+        ValueError: If one of them is not allowed, or the offset's shape does not fit the points.
     """
+    points = _checked(points, stride)
     _check_offset(offset, points)
     dtype = position_dtype(offset.dtype)
     row, col = torch.tensor(points, dtype=dtype, device=offset.device).T[:, :, None, None]  # (N, 1, 1) each
@@ -100,12 +128,16 @@ def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border:
         a NaN offset gives NaN samples for that point and nothing else.
 
     Raises:
-        ValueError: If a shape or the border is not allowed; the message says what is.
+        TypeError: If a point, the stride or the dtype of `x` is of the wrong kind.
+        ValueError: If a shape, a point, the stride or the border is not allowed; the message says what is.
     """
     if border not in BORDERS:
         raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
     if x.ndim != 4 or x.shape[0] != offset.shape[0]:
         raise ValueError(f"x must be (B, C, H, W) with the offset's B, got {tuple(x.shape)} and {tuple(offset.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of floating point, got {x.dtype}")
+    points = _checked(points, stride)
     _check_offset(offset, points)
     return _samples(x, offset, points, stride, border)
 
@@ -134,13 +166,15 @@ def akconv2d(
         Output (B, C2, h, w).
 
     Raises:
-        ValueError: If a shape or the border is not allowed.
+        TypeError: If a point, the stride or the dtype of `x` is of the wrong kind.
+        ValueError: If a shape, a point, the stride or the border is not allowed.
 
     Example:
         >>> x, weight = torch.randn(1, 8, 32, 32), torch.randn(16, 8, 5, 1)
         >>> akconv2d(x, torch.zeros(1, 10, 16, 16), weight, sampling_points(5), stride=2).shape
         torch.Size([1, 16, 16, 16])
     """
+    points = _checked(points, stride)
     n = len(points)
     if weight.ndim != 4 or tuple(weight.shape[2:]) != (n, 1):
         raise ValueError(f"weight must be (C2, C1, {n}, 1) for {n} points, got {tuple(weight.shape)}")

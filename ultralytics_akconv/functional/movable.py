@@ -42,3 +42,4 @@ def _follow_input(graph: torch._C.Graph) -> None:
             device.insertBefore(node)
             device.output().setType(node.output().type())
             node.output().replaceAllUsesWith(device.output())
+            node.destroy()

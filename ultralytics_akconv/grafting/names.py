@@ -17,6 +17,9 @@ from ultralytics_akconv.files import write_whole
 HOST_MODELS = ROOT / "cfg" / "models"
 _SCALE = re.compile(r"(\d)([nslmx])(?=[-.]|$)")  # the letter the host reads as the scale: yolov8n-seg, yolo11s.yaml
 _GRAFTED = re.compile(r"(.+)-(?:akconv|ldconv)(\d*)\.ya?ml")
+# Where the host reads the scale, whatever letter it drops elsewhere when it looks for the file; a letter behind ours.
+_HOST_SCALE = re.compile(r"yolo(?:e-)?v?\d+([a-z]?)")  # yolov9t has a letter that is no scale
+_OUR_SCALE = re.compile(r"(-(?:akconv|ldconv)\d*)([nslmx])(?=[-.]|$)")
 
 
 def scale_of(name: str | Path) -> str | None:
@@ -30,10 +33,43 @@ def without_scale(name: str | Path) -> str:
     return _SCALE.sub(r"\1", Path(name).name, count=1)
 
 
+def check_scale(name: str | Path) -> None:
+    """Refuse the name of a model with AKConv whose scale letter stands where the host drops it instead of reading it.
+
+    The host would build the first scale of `yolov8-akconv7s.yaml`. A file of that name is its owner's affair.
+
+    Raises:
+        FileNotFoundError: If there is such a letter, or one that the host does not read for being a capital; the
+            message holds the name as it should be.
+    """
+    name = str(name)
+    if not re.search(r"akconv|ldconv", name.lower()) or Path(name).name != name or Path(name).is_file():
+        return
+    read = _HOST_SCALE.search(name)
+    if read is None and _HOST_SCALE.search(name.lower()):  # found where a file system takes both for one
+        raise FileNotFoundError(f"'{name}' does not exist: a model's name is in small letters. Try '{name.lower()}'")
+    has_scale = read is not None and read[1] in tuple("nslmx")
+    dropped = _OUR_SCALE.search(name) or (None if has_scale else _SCALE.search(name))
+    if dropped:
+        rest = name[: dropped.start(2)] + name[dropped.end(2) :]
+        if read is not None and not read[1]:
+            rest = f"{rest[: read.end()]}{dropped[2]}{rest[read.end() :]}"
+        raise FileNotFoundError(
+            f"'{name}' does not exist: a scale letter stands behind the version of the model, not at its end. "
+            f"Try '{rest}'"
+        )
+
+
 @functools.lru_cache(maxsize=1)
 def host_models() -> dict[str, Path]:
     """Return the model YAMLs of the installed host by name, sorted."""
     return {file.name: file for file in sorted(HOST_MODELS.rglob("*.yaml"), key=lambda file: file.name)}
+
+
+def shipped_model(name: str | Path) -> Path | None:
+    """Return the shipped model file of a bare name, which may call the layer LDConv; None if there is none."""
+    path = Path(name)
+    return configs.find_config(configs.MODELS, path.with_name(path.name.replace("ldconv", "akconv")))
 
 
 def find_model(model: str | Path) -> Path:
@@ -45,11 +81,14 @@ def find_model(model: str | Path) -> Path:
     """
     if not isinstance(model, (str, Path)):
         raise TypeError(f"model must be the name or path of a YAML file, got {model!r} ({type(model).__name__})")
+    check_scale(model)
     path = Path(model)
+    if path.is_dir():
+        raise FileNotFoundError(f"'{model}' is a folder, not a model YAML")
     for name in (path, path.with_name(without_scale(path))):
         if name.is_file():
             return name
-        found = host_models().get(str(name)) or configs.find_config(configs.MODELS, name)
+        found = host_models().get(str(name)) or shipped_model(name)
         if found:
             return found
     known = [*host_models(), *configs.config_names(configs.MODELS)]

@@ -10,7 +10,7 @@ import yaml
 
 from ultralytics_akconv import configs
 from ultralytics_akconv.grafting.edit import graft
-from ultralytics_akconv.grafting.names import cached, host_models, source_of, without_scale
+from ultralytics_akconv.grafting.names import cached, host_models, shipped_model, source_of, without_scale
 
 
 def model_yaml(file: str | Path, hard: bool, host_check: Callable) -> str | Path | None:
@@ -32,12 +32,12 @@ def model_yaml(file: str | Path, hard: bool, host_check: Callable) -> str | Path
     name = Path(file).name
     if str(file) != name:  # a path is never ours
         return None
-    shipped = configs.find_config(configs.MODELS, name)
+    shipped = shipped_model(name)
     source, num_param = source_of(name) or ("", 0)
     if shipped or not (hard or without_scale(source) != source):
         return shipped
     other = without_scale(name)
-    found = configs.find_config(configs.MODELS, other) or host_check(other, hard=False)
+    found = shipped_model(other) or host_check(other, hard=False)
     if found or not source:
         return found or None
     return cached(name, graft(source, num_param))

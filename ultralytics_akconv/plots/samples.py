@@ -27,7 +27,9 @@ from ultralytics.nn.tasks import ClassificationModel
 from ultralytics.utils.patches import imread
 
 from ultralytics_akconv.functional import sampling_positions
+from ultralytics_akconv.host import input_channels
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.opening import host_model
 
 Model = Union[str, Path, nn.Module, YOLO, RTDETR]  # a checkpoint, a YAML, a wrapper of the host's, or the network
 Image = Union[str, Path, np.ndarray]  # a file, or an array (H, W, 3) as OpenCV reads it
@@ -183,7 +185,7 @@ def choose_layers(network: nn.Module, layers: Layers = None) -> dict[str, AKConv
 def _network(model: Model) -> nn.Module:
     """Return the network of whatever stands for a model."""
     if isinstance(model, (str, Path)):
-        model = (RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO)(model)
+        model = host_model(model, exported=False)
     network = model.model if isinstance(model, (YOLO, RTDETR)) else model
     if not isinstance(network, nn.Module):
         raise TypeError(f"model must be a file, a YOLO or a network in PyTorch, got {type(network).__name__}")
@@ -228,7 +230,7 @@ def _as_input(bgr: np.ndarray, size: int, network: nn.Module) -> tuple[Tensor, V
     white = letterbox(image=np.full_like(bgr, 255))[..., 0] == 255
     rows, cols = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
     boxed = letterbox(image=bgr)
-    channels = (getattr(network, "yaml", None) or {}).get("channels", 3)
+    channels = input_channels(network)
     if channels not in (1, 3):
         raise ValueError(f"the model reads {channels} channels: pictures are drawn for models of 1 or 3")
     boxed = cv2.cvtColor(boxed, cv2.COLOR_BGR2GRAY)[..., None] if channels == 1 else boxed[..., ::-1]

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ultralytics_akconv.callbacks import OUTSIDE, PREFIX
 from ultralytics_akconv.plots.style import new_figure, style_axes, style_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-PREFIX = "akconv/"  # of our columns: the mean displacement of a layer by its name, in map pixels, and
-OUTSIDE = "akconv/outside"  # the share of all samples that lie off their map
 
 
 def plot_training(run: str | Path, dark: bool = False) -> Figure:
@@ -25,7 +24,7 @@ def plot_training(run: str | Path, dark: bool = False) -> Figure:
 
     Raises:
         FileNotFoundError: If there is no results.csv.
-        ValueError: If it has no columns of AKConv, or no epoch.
+        ValueError: If it has no columns of AKConv, no epoch, or a row that is not as long as the first.
 
     Example:
         >>> plot_training("runs/detect/train").savefig("training.svg")
@@ -33,10 +32,9 @@ def plot_training(run: str | Path, dark: bool = False) -> Figure:
     file = Path(run) / "results.csv" if Path(run).is_dir() else Path(run)
     if not file.is_file():
         raise FileNotFoundError(f"'{file}' does not exist")
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = [{key.strip(): value for key, value in row.items()} for row in csv.DictReader(stream)]
+    rows = _rows(file)
     names = [name for name in rows[0] if name.startswith(PREFIX)] if rows else []
-    if not names:
+    if not names or "epoch" not in rows[0]:
         raise ValueError(f"'{file}' has no {PREFIX}* columns: a training of a model with AKConv writes them")
     epochs = [int(row["epoch"]) for row in rows]
     figure = new_figure(8.5, 3.0, dark)
@@ -44,14 +42,32 @@ def plot_training(run: str | Path, dark: bool = False) -> Figure:
     style_axes(grown, dark, "mean displacement of the samples", "epoch", "map px")
     style_axes(off, dark, "samples off the map", "epoch", "%")
     for name in names:
-        values = [float(row[name]) for row in rows]
+        values = [row[name] for row in rows]
         if name == OUTSIDE:
             off.plot(epochs, [100 * value for value in values], color="tab:red", marker=".")
         else:
             grown.plot(epochs, values, marker=".", label=name[len(PREFIX) :])
     for ax in (grown, off):
-        highest = max(max(line.get_ydata()) for line in ax.lines)
-        ax.set_ylim(0, 1.1 * highest or 1)
+        told = [value for line in ax.lines for value in line.get_ydata() if math.isfinite(value)]
+        ax.set_ylim(0, 1.1 * max(told, default=0) or 1)
         ax.locator_params(axis="x", integer=True)
     style_legend(grown, dark, loc="center left", bbox_to_anchor=(1, 0.5), ncols=-(-(len(names) - 1) // 12))
     return figure
+
+
+def _rows(file: Path) -> list[dict[str, float]]:
+    """Return the rows of a results.csv by their columns."""
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            header, *lines = csv.reader(stream)
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:  # an empty file has no header
+        raise ValueError(f"'{file}' is no table of a training: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise ValueError(f"line {number} of '{file}' has {len(line)} values, the header {len(header)} columns")
+        try:
+            rows.append({name.strip(): float(value) for name, value in zip(header, line)})
+        except ValueError as error:
+            raise ValueError(f"line {number} of '{file}': {error}") from error
+    return rows

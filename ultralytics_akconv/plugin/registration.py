@@ -16,7 +16,7 @@ from ultralytics_akconv.callbacks import with_callbacks
 from ultralytics_akconv.conversion import converting_load
 from ultralytics_akconv.exports import choosing_call
 from ultralytics_akconv.modules import BLOCKS, AKConv, OffsetConv2d
-from ultralytics_akconv.plugin.names import finding_datasets, finding_models
+from ultralytics_akconv.plugin.names import checking_scales, finding_datasets, finding_models
 from ultralytics_akconv.plugin.patches import Patches
 from ultralytics_akconv.plugin.rows import is_ours, located, stand_ins
 from ultralytics_akconv_startup import CALLBACKS, DATA, EXPORTER, TASKS, YAML_NAMES
@@ -32,6 +32,10 @@ def _patch_tasks(tasks: ModuleType) -> None:
         _patches.put(tasks, name, lambda before, stand_in=stand_in: stand_in)
     _patches.wrap(tasks, "parse_model", located)
     _patches.wrap(tasks, "check_yaml", finding_models)
+    model = sys.modules.get("ultralytics.engine.model")
+    if getattr(model, "yaml_model_load", None) is tasks.yaml_model_load:  # it took the host's own before we came
+        _patches.wrap(model, "yaml_model_load", checking_scales)
+    _patches.wrap(tasks, "yaml_model_load", checking_scales)
     _patches.wrap(tasks.BaseModel, "load", converting_load)
 
 

@@ -14,7 +14,7 @@ import inspect
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -22,9 +22,11 @@ from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock
-from ultralytics_akconv_startup import TASKS, YAML_NAMES
+from ultralytics_akconv_startup import TASKS, YAML_NAMES, later_name
 
 _swapping = threading.RLock()
+
+_WHERE = "num_param goes into a mapping behind the block's own arguments, as in [128, True, {num_param: 5}]"
 
 
 class RowError(ValueError):
@@ -42,6 +44,7 @@ def _build(real: type[nn.Module], args: tuple) -> nn.Module:
     parameters = inspect.signature(real.__init__).parameters
     if issubclass(real, AKConvBlock):  # its options are those of the AKConv inside, which the block gives a stride
         allowed = [*_keyword_names(AKConv, skip=("in_channels", "out_channels", "stride", "act"))]
+        _check_block(real.__bases__[-1], positional, options)
     else:
         allowed = [*_keyword_names(AKConv, skip=("in_channels", "out_channels"))]
         most = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values()) - 1  # without self
@@ -50,13 +53,41 @@ def _build(real: type[nn.Module], args: tuple) -> nn.Module:
                 f"too many arguments {list(positional[2:])} after the output channels: "
                 f"a row is [out_channels, num_param, stride, {{option: value}}], options {', '.join(allowed)}"
             )
+        if len(positional) < 3 and "num_param" not in options:
+            raise RowError("num_param is missing: a row is [out_channels, num_param, stride, {option: value}]")
     unknown = [name for name in options if name not in allowed]
     if unknown:
         raise RowError(f"unknown option {', '.join(map(repr, unknown))}: allowed are {', '.join(allowed)}")
     try:
         return real(*positional, **options)
-    except (TypeError, ValueError) as error:
-        raise RowError(str(error)) from error
+    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
+        hint = f"; {_WHERE}" if issubclass(real, AKConvBlock) and "num_param" not in options else ""
+        raise RowError(f"{error}{hint}") from error
+
+
+def _check_block(host_block: type[nn.Module], positional: Sequence[Any], options: dict[str, Any]) -> None:
+    """Refuse what a host block does not take, and a number that says num_param where the block has something else.
+
+    Rows of other projects give num_param by its place behind the block's own arguments. There the block would take it
+    for its groups, or for true: another model than was meant, or an error about groups.
+
+    Raises:
+        RowError: If there is such an argument; the message says where num_param goes.
+    """
+    signature = inspect.signature(host_block)
+    try:
+        given = signature.bind(*positional).arguments
+    except TypeError as error:
+        own = ", ".join([*signature.parameters][2:])
+        raise RowError(
+            f"{host_block.__name__} takes {own} after the channels, got {list(positional[2:])}; {_WHERE}"
+        ) from error
+    if "num_param" in options:  # said once, so a number in another place is meant for that
+        return
+    for name, value in given.items():
+        default = signature.parameters[name].default
+        if type(value) is int and (name == "g" or isinstance(default, (bool, float))):
+            raise RowError(f"{value} stands where {host_block.__name__} has {name}; {_WHERE}")
 
 
 def _keyword_names(real: type, skip: tuple[str, ...]) -> list[str]:
@@ -128,8 +159,9 @@ def _host_block(row: Any) -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def _block_rows() -> dict[str, str]:
-    """Return the host block X of every name X_AKConv."""
-    return {real.__name__: host_name for host_name, real in BLOCKS.items()}
+    """Return the host block X of every name X_AKConv and X_LDConv."""
+    names = {real.__name__: host_name for host_name, real in BLOCKS.items()}
+    return {**names, **{later_name(name): host_name for name, host_name in names.items()}}
 
 
 def _as_host_row(row: list) -> list:

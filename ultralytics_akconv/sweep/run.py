@@ -8,14 +8,14 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
-from ultralytics_akconv.evaluation import evaluate, host_model
+from ultralytics_akconv.evaluation import check_evaluation, evaluate
+from ultralytics_akconv.opening import host_model, model_task
 from ultralytics_akconv.sweep.plan import STATE, Cell, Plan, read_state, write_json
 from ultralytics_akconv.sweep.results import write_report
 from ultralytics_akconv.sweep.settings import model_file
@@ -38,11 +38,17 @@ def run_sweep(plan: Plan, folder: str | Path, engine: str = "serial") -> dict[st
 
     Raises:
         ImportError: If Ray or faster-coco-eval is wanted and not installed.
-        ValueError: If the folder belongs to another sweep, another command runs one in it, or there is no such engine.
+        FileNotFoundError: If a model or the dataset is not there.
+        ValueError: If the folder belongs to another sweep, another command runs one in it, there is no such engine, or
+            what is trained could not be evaluated, see `check_evaluation`.
     """
     if engine not in ENGINES:
         raise ValueError(f"there is no engine {engine!r}: {', '.join(ENGINES)}")
     folder = Path(folder).resolve()
+    plan.check(folder)
+    if any(read_state(folder, cell)["status"] != "done" for cell in plan.cells()):
+        for task in sorted({model_task(model) for model in plan.models}):
+            check_evaluation(task, plan.data, plan.split)
     with plan.claim(folder):
         waiting = [cell for cell in plan.cells() if read_state(folder, cell)["status"] != "done"]
         LOGGER.info(f"Sweep in {folder}: {len(waiting)} of {len(plan.cells())} cells to do")
@@ -67,7 +73,7 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
         _train(plan, cell, state.parent)
         settings = {key: plan.arguments[key] for key in _EVALUATION if key in plan.arguments}
         best = state.parent / "train/weights/best.pt"
-        result = asdict(evaluate(best, plan.data, plan.split, **settings))
+        result = evaluate(best, plan.data, plan.split, **settings).figures()
     except Exception as error:  # whatever stops one cell, the rest goes on; the report tells it
         text = f"{type(error).__name__}: {error}"
         spent = {"seconds": seconds + time.monotonic() - start}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ultralytics.cfg import smart_value
+from ultralytics.cfg import check_cfg, smart_value
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from ultralytics_akconv.grafting import graft
@@ -19,11 +19,16 @@ _PAPER = {"epochs": 300, "imgsz": 640, "optimizer": "SGD", "pretrained": False}
 PRESETS: dict[str, dict[str, Any]] = {"coco": _PAPER, "voc": _PAPER, "visdrone": _PAPER}
 
 
+# What every command says by an option of its own, and how.
+_OPTIONS = {"data": "--data", "model": "the model's own place or --model", "mode": "the command", "cfg": "key=value"}
+
+
 def host_arguments(tokens: Sequence[str]) -> dict[str, Any]:
     """Read arguments of the host from a command line: `key=value`, `--key value` or `--key=value`.
 
     Raises:
-        ValueError: If a token is none of them, or the host has no such argument; near names are told.
+        ValueError: If a token is none of them, or the host has no such argument, near names are told; or a value is of
+            the wrong kind, or belongs to an option of the command.
     """
     arguments: dict[str, Any] = {}
     rest = list(tokens)
@@ -38,7 +43,13 @@ def host_arguments(tokens: Sequence[str]) -> dict[str, Any]:
         if key not in DEFAULT_CFG_DICT:
             near = ", ".join(difflib.get_close_matches(key, DEFAULT_CFG_DICT)) or "see `yolo cfg`"
             raise ValueError(f"Ultralytics has no argument {key!r}; most like it: {near}")
+        if key in _OPTIONS:
+            raise ValueError(f"{token!r}: say it by {_OPTIONS[key]}")
         arguments[key] = smart_value(value)
+    try:
+        check_cfg(dict(arguments))
+    except TypeError as error:  # a number that is none, in the host's words
+        raise ValueError(str(error)) from error
     return arguments
 
 

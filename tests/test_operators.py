@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a user may give to the public operators: points as lists, and one clear error for everything else."""
+
+import pytest
+import torch
+
+from ultralytics_akconv import akconv2d, resample, sampling_points, sampling_positions
+
+POINTS = sampling_points(5)
+X, OFFSET, WEIGHT = torch.rand(1, 4, 8, 8), torch.rand(1, 10, 4, 4), torch.rand(6, 4, 5, 1)
+OPERATORS = {
+    "resample": lambda points, stride: resample(X, OFFSET, points, stride),
+    "akconv2d": lambda points, stride: akconv2d(X, OFFSET, WEIGHT, points, stride=stride),
+    "sampling_positions": lambda points, stride: sampling_positions(OFFSET, points, stride),
+}
+each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+
+
+@each_operator
+@pytest.mark.parametrize("points", [[list(p) for p in POINTS], [*POINTS], tuple([*p] for p in POINTS)])
+def test_points_may_be_lists(operator, points):
+    assert torch.equal(operator(points, 2), operator(POINTS, 2))
+
+
+@each_operator
+@pytest.mark.parametrize(
+    "points, stride, kind, message",
+    [
+        (POINTS, 0, ValueError, "stride must be at least 1, got 0"),
+        (POINTS, -2, ValueError, "stride must be at least 1, got -2"),
+        (POINTS, 1.5, TypeError, r"stride must be an int, got 1.5 \(float\)"),
+        (POINTS, True, TypeError, "stride must be an int, got True"),
+        ((), 2, ValueError, "points must hold at least one"),
+        (5, 2, TypeError, r"points must be a list of \(row, col\) pairs, got 5"),
+        ("cross", 2, TypeError, "points must be a list"),
+        (torch.tensor(POINTS), 2, TypeError, "points must be a list"),
+        ([1, 2, 3, 4, 5], 2, ValueError, "must be a .row, col. pair, got 1"),
+        (((0, 1, 2),) * 5, 2, ValueError, "must be a .row, col. pair"),
+        (((0, "a"),) * 5, 2, TypeError, "must be numbers"),
+        ([[0, float("nan")]] * 5, 2, ValueError, "must be finite"),
+        (((0, 0),) * 5, 2, ValueError, "must differ"),
+    ],
+)
+def test_a_wrong_point_or_stride_is_refused_with_what_is_allowed(operator, points, stride, kind, message):
+    with pytest.raises(kind, match=message):
+        operator(points, stride)
+
+
+def test_an_input_of_whole_numbers_is_refused():
+    with pytest.raises(TypeError, match=r"x must be of floating point, got torch\.int64"):
+        resample(torch.ones(1, 4, 8, 8, dtype=torch.int64), OFFSET, POINTS, 2)
+
+
+def test_a_compiled_operator_takes_lists_too():
+    points = [list(p) for p in POINTS]
+    compiled = torch.compile(lambda x, offset: resample(x, offset, points, 2), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(X, OFFSET), resample(X, OFFSET, POINTS, 2))

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""COCO's instances JSON: read with its faults named, and converted by the host."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ultralytics.data.converter import coco80_to_coco91_class, convert_coco
+
+from ultralytics_akconv.datasets.shared import copy_files, splits_of
+
+
+def read_instances(file: Path) -> dict[str, Any]:
+    """Return the content of an instances JSON.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is none: no JSON, or an image, a category or a box in it that is not what it should be.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"'{file}' does not exist")
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    fault = next(_faults(content), None)
+    if fault:
+        raise ValueError(f"{file} cannot be read: {fault}")
+    return content
+
+
+def convert_json(source: Path, staging: Path) -> dict[str, Any]:
+    """Convert annotations/instances_*.json; images are looked for in <split>, images/<split>, images and beside.
+
+    Category ids may begin anywhere and have gaps: in their order they become the classes 0, 1, ...
+
+    Returns:
+        The content of a data YAML.
+    """
+    files = {
+        file.stem.removeprefix("instances_"): file for file in sorted((source / "annotations").glob("instances_*.json"))
+    }
+    contents = {split: read_instances(file) for split, file in files.items()}
+    splits = splits_of({split: f"images/{split}" for split in files}, source)
+    names = _common_categories(files, contents)
+    numbers = {category: number for number, category in enumerate(names, start=1)}
+    original = list(names) == coco80_to_coco91_class()
+    images = {split: _image_names(files[split], content) for split, content in contents.items()}
+    fit = original or list(names) == list(numbers.values())
+    as_they_are = fit and all(name == new for renamed in images.values() for name, new in renamed.items())
+    annotations = staging.parent / "annotations"
+    annotations.mkdir()
+    for split, file in files.items():
+        if as_they_are:
+            shutil.copy2(file, annotations)
+        else:
+            with open(annotations / file.name, "w", encoding="utf-8") as stream:
+                json.dump(_renumbered(contents[split], numbers, images[split]), stream)
+    convert_coco(str(annotations), str(staging), cls91to80=original and as_they_are)
+    (staging / "annotations").mkdir()
+    for split, file in files.items():
+        folders = [source / split, source / "images" / split, source / "images", source]
+        copy_files(folders, images[split], staging / "images" / split)
+        shutil.copy2(file, staging / "annotations")  # for the evaluation by COCO rules, which knows crowds
+    return {**splits, "names": dict(enumerate(names.values()))}
+
+
+def _common_categories(files: dict[str, Path], contents: dict[str, Any]) -> dict[int, str]:
+    """Return the names of the categories by their ids, sorted, which all files must have alike."""
+    found = {split: {c["id"]: c["name"] for c in content["categories"]} for split, content in contents.items()}
+    first, *others = found
+    for split in others:
+        different = sorted(found[first].items() ^ found[split].items())
+        if different:
+            listed = ", ".join(f"{number} {name!r}" for number, name in different)
+            raise ValueError(f"{files[first]} and {files[split]} have different categories: {listed}")
+    return dict(sorted(found[first].items()))
+
+
+def _image_names(file: Path, content: dict[str, Any]) -> dict[str, str]:
+    """Return the images of a file, each with the name its copy gets: the host looks labels up by folders `images`.
+
+    Raises:
+        ValueError: If an image has no size, or two get one name.
+    """
+    names: dict[str, str] = {}
+    for image in content["images"]:
+        for side in ("width", "height"):
+            if not isinstance(image.get(side), (int, float)) or image[side] < 1:
+                raise ValueError(f"{file}: image {image['file_name']!r} has the {side} {image.get(side)!r}")
+        parts = [part for part in PurePosixPath(image["file_name"]).parts if part != "images"]
+        names[image["file_name"]] = "/".join(parts)
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice or len(names) < len(content["images"]):
+        raise ValueError(f"{file} holds two images of one name: {', '.join(twice[:5]) or 'see their file_name'}")
+    return names
+
+
+def _renumbered(content: dict[str, Any], numbers: dict[int, int], images: dict[str, str]) -> dict[str, Any]:
+    """Return the content with category ids from 1 on and images under the names of their copies."""
+    return {
+        "images": [{**image, "file_name": images[image["file_name"]]} for image in content["images"]],
+        "annotations": [{**row, "category_id": numbers[row["category_id"]]} for row in content["annotations"]],
+        "categories": [{**c, "id": numbers[c["id"]]} for c in content["categories"]],
+    }
+
+
+def _faults(content: Any) -> Iterator[str]:
+    """Yield what is wrong with the content of an instances JSON, first things first."""
+    parts = ("images", "categories", "annotations")
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
+        yield f"it must map {', '.join(parts)} to lists"
+        return
+    ids: dict[str, set[int]] = {}
+    for part, name in (("images", "file_name"), ("categories", "name")):
+        for row in content[part]:
+            if not (isinstance(row, dict) and _is_int(row.get("id")) and isinstance(row.get(name), str) and row[name]):
+                yield f"a row of {part} must have an id, which is an int, and a {name}, got {row!r:.200}"
+                return
+        ids[part] = {row["id"] for row in content[part]}
+        if len(ids[part]) < len(content[part]):
+            yield f"two rows of {part} have one id"
+    if not content["categories"]:
+        yield "it has no categories"
+    names = Counter(row["name"] for row in content["categories"])
+    for name in (name for name, count in names.items() if count > 1):
+        yield f"two categories are called {name!r}"
+    for row in content["annotations"]:
+        if not isinstance(row, dict) or row.get("image_id") not in ids["images"]:
+            yield f"an annotation names no image of the file: {row!r:.200}"
+        elif row.get("category_id") not in ids["categories"]:
+            yield f"an annotation names no category of the file: {row!r:.200}"
+        elif not _is_box(row.get("bbox")):
+            yield f"the bbox of an annotation must be four numbers, got {row.get('bbox')!r:.200}"
+
+
+def _is_int(value: Any) -> bool:
+    """Return whether a value is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_box(value: Any) -> bool:
+    """Return whether a value is a list of four numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value)
