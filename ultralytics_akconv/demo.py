@@ -183,6 +183,7 @@ def slim(content: onnx.ModelProto, network: nn.Module) -> None:
     for key, value in kept:
         content.metadata_props.add(key=key, value=value)
     content.doc_string = content.graph.doc_string = ""
+    del content.graph.value_info[:]  # shapes in between, a quarter of the file, which runtimes infer by themselves
     for node in content.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
