@@ -226,8 +226,8 @@ def test_two_processes_that_graft_one_model_at_once_both_find_it(monkeypatch, tm
             names.cached("yolov8n-akconv3.yaml", "another text")
 
 
-def test_a_table_that_somebody_looks_at_does_not_end_a_sweep(monkeypatch, tmp_path, caplog):
-    plan = Plan("coco8.yaml", ["yolov8n.yaml"], [5], ["default"], [0], True, "val", {})
+def test_a_table_that_somebody_looks_at_does_not_end_a_sweep(monkeypatch, tmp_path, mini_dataset, caplog):
+    plan = Plan(str(mini_dataset), ["yolov8n.yaml"], [5], ["default"], [0], True, "val", {})
     reports = []
 
     def report(plan, folder):
