@@ -18,7 +18,9 @@ PTH = (
     '\\nexcept Exception:\\n pass")\n'
 )
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient", "nbformat", "ipykernel"]
-EVAL = "faster-coco-eval>=1.6.7"  # the release that the host asks for
+EVAL = ["faster-coco-eval>=1.6.7", "scipy"]  # the release that the host asks for; intervals of sweeps
+# For the tests of the GPU kernels, in its interpreter; where there is a GPU, it comes with torch.
+TRITON = 'triton; platform_system == "Linux" and platform_machine == "x86_64"'
 ONNX = ["onnx", "onnxslim", "onnxruntime"]
 # The light formats. The pin of pnnx is the host's. MNN's converter installs the SDK by itself where it is absent, with
 # a protobuf that newer releases of onnx do not load: named here, pip chooses releases that go together.
@@ -73,11 +75,13 @@ setup(
             "pytest-xdist",
             "ruff",
             "cloudpickle",
-            EVAL,
+            TRITON,
+            *EVAL,
             *ONNX,
             *DOCS,
         ],
-        "eval": [EVAL],
+        "browser": ["playwright"],  # which drives the system's Chromium
+        "eval": EVAL,
         "export": EXPORT,
         "ray": ["ray>=2.0"],
         "docs": DOCS,
@@ -87,7 +91,7 @@ setup(
     package_dir={"ultralytics_akconv": "ultralytics_akconv", "ultralytics_akconv.cfg": "cfg"},
     package_data={"ultralytics_akconv": ["py.typed"], "ultralytics_akconv.cfg": ["**/*"]},
     py_modules=["ultralytics_akconv_startup"],
-    entry_points={"console_scripts": ["akconv=ultralytics_akconv.cli:main"]},
+    entry_points={"console_scripts": ["akconv=ultralytics_akconv_startup:main"]},
     cmdclass={"build_py": BuildPy},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -87,6 +87,30 @@ def install():
         sys.meta_path.insert(0, _Finder())
 
 
+def main():
+    """Run the command `akconv`, from here: a package that cannot be imported is one line and no traceback."""
+    try:
+        from ultralytics_akconv.cli import main
+    except Exception as error:  # no host or one that is too old, a library of another build, a half-removed package
+        print(f"akconv: {type(error).__name__}: {error}", file=sys.stderr)
+        if sys.argv[1:2] == ["check"]:
+            _tell_versions()
+        return 1
+    return main()
+
+
+def _tell_versions():
+    """Print what `akconv check` can tell without the package: what is installed where, by its metadata."""
+    from importlib import metadata
+
+    print(f"Python {sys.version.split()[0]}, {sys.platform}")
+    for name in ("ultralytics-akconv", "ultralytics", "torch", "torchvision", "triton"):
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} is not installed")
+
+
 def _executed(module):
     """Register the plug-in after a host module was executed, or leave a host that says why AKConv is missing."""
     if _state["unregistered"] or (module.__name__ != TASKS and not hasattr(sys.modules.get(TASKS), "AKConv")):

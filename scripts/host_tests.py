@@ -42,12 +42,14 @@ from pathlib import Path
 from ultralytics import YOLO
 from ultralytics.cfg import TASK2MODEL
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics_akconv import transfer, write_checkpoint
 folder, grafted = Path(sys.argv[1]), sys.argv[2] == "grafted"
 folder.mkdir(parents=True, exist_ok=True)
-for name in sorted({*TASK2MODEL.values(), "yolo11n.pt", "yolo26n.pt"}):
+for name in sorted({*TASK2MODEL.values(), "yolo11n.pt", "yolo11n-grayscale.pt", "yolo26n.pt"}):
     try:
-        model = YOLO(name.replace(".pt", ".yaml")).model
+        grey = name.endswith("-grayscale.pt")
+        model = DetectionModel("yolo11n.yaml", ch=1) if grey else YOLO(name.replace(".pt", ".yaml")).model
     except FileNotFoundError:
         continue  # a model of another release
     model.args = {**DEFAULT_CFG_DICT, "model": name, "task": getattr(model, "task", "detect")}

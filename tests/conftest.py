@@ -19,6 +19,9 @@ CONFIG_DIR = tempfile.mkdtemp(prefix="akconv-tests-")  # one a test process: xdi
 atexit.register(shutil.rmtree, CONFIG_DIR, ignore_errors=True)
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR=CONFIG_DIR, OMP_NUM_THREADS="1")
 
+if not any("cuda" in argument for argument in sys.argv):
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its programs run on a CPU, for test_kernels.py
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import ultralytics.utils  # noqa: E402
@@ -162,6 +165,15 @@ def fresh(tmp_path):
         return run_clean(home, command, cwd or tmp_path, timeout, **environment)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """The folder of checkpoints that a copy of Ultralytics with AKConv pasted into it has left; see `fork.py`."""
+    folder = tmp_path_factory.mktemp("forks")
+    done = run_clean(folder, [sys.executable, ROOT / "tests/fork.py", folder], timeout=600, ULTRALYTICS_AKCONV=0)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def copy_mini_dataset(folder):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The ways to compute the samples, for tests that hold all of them to the same."""
 
+import importlib.util
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from ultralytics_akconv import resample
+from ultralytics_akconv.functional import PATHS, using_path
 from ultralytics_akconv.functional.forms.gathers import OUTER
 from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.taps import base_positions, position_dtype
@@ -24,6 +26,16 @@ def gathered(how):
     return sample
 
 
+def by(path):
+    """The form of a path, wherever the tensors are."""
+
+    def sample(*arguments):
+        with using_path(path):
+            return resample(*arguments)
+
+    return sample
+
+
 GOLDEN = sorted((Path(__file__).parent / "data/golden").glob("*.npz"))  # what the published module computed
 BORDERS = ("paper", "clamp", "zeros")
 # Ways to compute the samples: (x, offset, points, stride, border) -> (B, C, h*N, w), all held to the same tests. What
@@ -33,6 +45,7 @@ SAMPLE_FORMS = {
     "exported": gathered(PLAIN),
     "compiled": gathered(COMPILED),
     "widened": gathered(OUTER),
+    "grid": by("grid"),
 }
 
 # Ways a tensor may lie in memory.
@@ -44,6 +57,12 @@ LAYOUTS = {
     "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
     "batch of a larger one": lambda x: torch.cat((x, x + 1), 1)[:, : x.shape[1]],
 }
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed: its wheels are for Linux"
+)
+paths = pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=needs_triton if path == "kernels" else ()) for path in PATHS]
+)
 sample_forms = pytest.mark.parametrize("sample", SAMPLE_FORMS.values(), ids=SAMPLE_FORMS)
 borders = pytest.mark.parametrize("border", BORDERS)
 

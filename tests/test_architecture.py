@@ -28,15 +28,21 @@ MAY_IMPORT = {
     "files": set(),
     "host": set(),
     "functional": {"shapes"},
-    "modules": {"functional", "shapes"},
+    "blocks": set(),
+    "modules": {"blocks", "functional", "shapes"},
+    "forks": {"blocks", "conversion", "modules", "shapes"},
     "grafting": {"configs", "files", "modules", "shapes"},
     "opening": set(),
     "conversion": {"configs", "files", "functional", "grafting", "host", "modules", "opening", "shapes"},
     "paddle": set(),
     "exports": {"functional", "modules", "paddle"},
+    "demo": {"files", "modules", "plots"},
     "plugin": {"callbacks", "configs", "conversion", "exports", "grafting", "modules", "ultralytics_akconv_startup"},
+    "checks": {"benchmark", "functional"},
+    "gpu": {"benchmark", "configs", "evaluation", "functional", "modules", "shapes", "sweep"},
     "__init__": {
         "host",
+        "forks",
         "functional",
         "grafting",
         "modules",
@@ -47,8 +53,8 @@ MAY_IMPORT = {
     },
 }
 PUBLIC = {
-    "BLOCKS", "SHAPES", "AKConv", "LDConv", "__version__", "akconv2d", "from_published", "graft", "register",
-    "resample", "sampling_points", "sampling_positions", "transfer", "unregister", "write_checkpoint",
+    "BLOCKS", "SHAPES", "AKConv", "LDConv", "__version__", "akconv2d", "from_fork", "from_published", "graft",
+    "register", "resample", "sampling_points", "sampling_positions", "transfer", "unregister", "write_checkpoint",
 }  # fmt: skip
 
 
@@ -97,17 +103,37 @@ def test_the_command_and_the_scripts_know_no_private_names():
 
 
 def test_shapes_and_the_operator_know_torch_alone_and_the_start_up_nothing():
-    allowed = {"shapes": {"torch"}, "functional": {"torch", "einops"}, "configs": set(), "host": {"ultralytics"}}
-    foreign = {"ultralytics", "torch", "torchvision", "numpy", "einops", "yaml", "cv2", "PIL", "matplotlib"}
+    allowed = {"shapes": {"torch"}, "functional": {"torch", "triton"}, "configs": set(), "host": {"ultralytics"}}
+    foreign = {"ultralytics", "torch", "torchvision", "numpy", "einops", "triton", "yaml", "cv2", "PIL", "matplotlib"}
     for file in SOURCES:
         if room(file) in allowed:
             assert {name.split(".")[0] for name in imports(file)} & foreign <= allowed[room(file)], file
     start_up = ROOT / "ultralytics_akconv_startup.py"
-    assert imports(start_up) <= {"os", "sys", "ultralytics_akconv", "ultralytics_akconv.register"}
+    ours = {"ultralytics_akconv", "ultralytics_akconv.register", "ultralytics_akconv.cli"}
+    assert imports(start_up) <= {"os", "sys", "importlib", *ours}
     top = [
         node for node in ast.parse(start_up.read_text("utf-8")).body if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
     assert {alias.name for node in top for alias in node.names} == {"os", "sys"}
+
+
+def test_triton_which_may_be_absent_is_imported_by_the_programs_alone_and_they_when_one_is_launched():
+    for file in SOURCES:
+        if file.name != "programs.py":
+            top = ast.Module([node for node in ast.parse(file.read_text("utf-8")).body if not defines(node)], [])
+            names = {alias for node in ast.walk(top) for alias in imported(node)}
+            assert not {name for name in names if "triton" in name or name.endswith("programs")}, file
+
+
+def defines(node):
+    return isinstance(node, (ast.FunctionDef, ast.ClassDef))
+
+
+def imported(node):
+    """Return the full names that one statement imports."""
+    if isinstance(node, ast.ImportFrom):
+        return {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
 
 
 def test_the_oracle_knows_nothing_of_ours():
@@ -170,6 +196,7 @@ def test_every_version_is_the_one_of_the_package():
 
 # Import -> the distribution it is in, where the names differ.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "faster_coco_eval": "faster-coco-eval", "yaml": "pyyaml"}
+OF_TORCH = {"triton"}  # where there is a GPU; imported when a kernel is launched
 OF_THE_HOST = {"x2paddle"}  # which installs it by itself, when it exports to Paddle
 
 
@@ -177,9 +204,9 @@ OF_THE_HOST = {"x2paddle"}  # which installs it by itself, when it exports to Pa
 def test_everything_that_is_imported_is_declared():
     ours = {"ultralytics_akconv", "ultralytics_akconv_startup", "__future__", *sys.stdlib_module_names}
     setup = (ROOT / "setup.py").read_text("utf-8")
-    declared = set(re.findall(r'"([\w-]+)(?:[>=]=[\w.]+)?"', setup))
+    declared = set(re.findall(r"""["']([\w-]+)(?:[>=]=[\w.]+)?(?:;.*)?["']""", setup))
     for file in SOURCES:
-        used = {name.split(".")[0] for name in imports(file)} - ours - OF_THE_HOST
+        used = {name.split(".")[0] for name in imports(file)} - ours - OF_THE_HOST - OF_TORCH
         missing = {name for name in used if DISTRIBUTIONS.get(name, name) not in declared}
         assert not missing, f"{file} imports {missing}, which setup.py does not declare"
 

@@ -42,3 +42,47 @@ def test_a_block_without_a_3x3_convolution_is_refused():
 def test_a_block_keeps_the_number_of_points_it_is_told():
     counts = {n: sum(p.numel() for p in modules.BLOCKS["C2f"](8, 8, 1, num_param=n).parameters()) for n in (3, 5)}
     assert counts[5] - counts[3] == 2 * 2 * (4 * 4 + 4 * 2 * 9 + 2)  # two AKConv of 4 channels, two points more each
+
+
+@pytest.mark.parametrize(
+    ("name", "convs", "replaced"),
+    [
+        ("C2f", ["cv2"], ["m.0.cv2", "m.1.cv2"]),
+        ("C2f", ["cv1"], ["m.0.cv1", "m.1.cv1"]),
+        ("C2f", ["m.1.cv1", "m.0.cv2"], ["m.0.cv2", "m.1.cv1"]),
+        ("C2f", ("m.0.cv2", "cv1"), ["m.0.cv1", "m.0.cv2", "m.1.cv1"]),
+        ("C3", ["cv2"], ["m.0.cv2", "m.1.cv2"]),
+        ("C3", ["cv1"], ["cv1", "m.0.cv1", "m.1.cv1"]),  # 1x1 ones, there being no 3x3 of the name
+        ("C3", ["m.0.cv1", "cv2"], ["m.0.cv1", "m.0.cv2", "m.1.cv2"]),
+    ],
+)
+def test_a_block_replaces_the_convolutions_it_is_told(name, convs, replaced):
+    stock = getattr(block, name)(16, 16, 2)
+    ours = modules.BLOCKS[name](16, 16, 2, num_param=3, convs=convs)
+    akconvs = {n: m for n, m in ours.named_modules() if isinstance(m, AKConv)}
+    assert sorted(akconvs) == sorted(replaced)
+    for n, akconv in akconvs.items():
+        conv = stock.get_submodule(n).conv
+        assert (akconv.in_channels, akconv.out_channels, akconv.stride) == (conv.in_channels, conv.out_channels, 1)
+    x = torch.randn(1, 16, 5, 6)
+    double = pickle.loads(pickle.dumps(ours.eval()))
+    assert torch.equal(double(x), ours(x)) and ours(x).shape == stock.eval()(x).shape
+
+
+@pytest.mark.parametrize(
+    ("convs", "error", "message"),
+    [
+        (
+            ["cv9"],
+            ValueError,
+            r"no convolution of the block is named 'cv9': allowed are cv1, cv2, m\.0\.cv1, m\.0\.cv2",
+        ),
+        (["v2"], ValueError, "named 'v2'"),
+        ([], TypeError, r"convs must be a list of names of convolutions, got \[\]"),
+        ("cv2", TypeError, "convs must be a list"),
+        ([2], TypeError, "convs must be a list"),
+    ],
+)
+def test_names_of_convolutions_that_a_block_does_not_have_are_refused(convs, error, message):
+    with pytest.raises(error, match=message):
+        modules.BLOCKS["C2f"](16, 16, 1, convs=convs)

@@ -29,8 +29,8 @@ from ultralytics_akconv.cli import main
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("yolo", "akconv", "pip", "make", "python")
 PARSED_ALONE = ("benchmark", "evaluate")  # akconv: minutes to days
-NEEDS_DATA = re.compile(r"coco8|\b(val2017|voc|visdrone)\b|--data|--from-published", re.IGNORECASE)
-LONG_PYTHON = re.compile(r"\.(train|val|export|tune)\(|data=|evaluate\(")
+NEEDS_DATA = re.compile(r"coco8|\b(val2017|voc|visdrone)\b|--data|--from-(published|fork)", re.IGNORECASE)
+LONG_PYTHON = re.compile(r"\.(train|val|export|tune)\(|data=|evaluate\(|from_fork\(")
 
 
 def fences(page):

@@ -139,6 +139,7 @@ def test_a_row_shared_by_an_anchor_changes_only_where_it_was_chosen(tmp_path):
         {},
         {"num_param": [3, 4, 5, 6, 7, 9], "border": "zeros"},
         {"where": "blocks", "shape": "cross", "origin": "center"},
+        {"where": "blocks", "convs": ["m.0.cv1", "cv2"]},
         {"where": lambda layer: layer.index < 6, "num_param": 2, "shape": [[0, 0], [0.5, -1]]},
     ],
 )
@@ -246,3 +247,15 @@ def test_grafting_leaves_the_random_numbers_alone():
     state = torch.get_rng_state()
     graft("yolo11.yaml", where="blocks")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_blocks_are_grafted_at_the_convolutions_that_are_named():
+    text = graft("yolo11n.yaml", 3, "blocks", convs=["cv2"])
+    assert text.startswith("# made by: akconv graft yolo11n.yaml --num-param 3 --where blocks --convs cv2\n")
+    assert rows(text)[2][2:] == ["C3k2_AKConv", [256, False, 0.25, {"num_param": 3, "convs": ["cv2"]}]]
+    names = {n for n, m in parsed(text)[0].named_modules() if isinstance(m, AKConv)}
+    assert names and {name.rpartition(".")[2] for name in names} == {"cv2"}
+    with pytest.raises(ValueError, match=r"yolo11n\.yaml: no convolution of the block is named 'cv7'"):
+        graft("yolo11n.yaml", 3, "blocks", convs=["cv7"])
+    with pytest.raises(ValueError, match="convs chooses inside blocks, and none is chosen"):
+        graft("yolo11n.yaml", 3, convs=["cv2"])

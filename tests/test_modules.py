@@ -6,13 +6,14 @@ import thop
 import torch
 import ultralytics.nn.tasks as tasks
 from conftest import TORCH, learned, yolov8_dict
-from sample_forms import GOLDEN, load
+from sample_forms import GOLDEN, load, paths
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv import AKConv, LDConv, akconv2d, sampling_points
+from ultralytics_akconv.functional import using_path
 
 EXACT = {"rtol": 0, "atol": 1e-10, "check_stride": False}
 
@@ -21,9 +22,14 @@ def published(gold, prefix=""):
     return {prefix + key[3:]: value for key, value in gold.items() if key.startswith("sd.")}
 
 
+@paths
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
-def test_outputs_and_every_gradient_are_the_published_ones(file):
-    gold = load(file)
+def test_outputs_and_every_gradient_are_the_published_ones(file, path):
+    with using_path(path):
+        compare_with_published(load(file))
+
+
+def compare_with_published(gold):
     layer = AKConv(3, 4, gold["num_param"], gold["stride"]).double()
     # The golden module is a bare torch BatchNorm; the host sets its own eps and momentum on whole models only.
     layer.load_state_dict(published(gold), strict=True)

@@ -66,10 +66,10 @@ def test_a_part_has_as_many_images_as_there_may_be_samples_and_one_at_least(samp
     layer = AKConv(3, 4, 5, 2).double()
     with (
         mock.patch.object(modules, "_SAMPLES", samples),
-        mock.patch.object(modules, "resample", wraps=modules.resample) as resample,
+        mock.patch.object(modules, "sampler", wraps=modules.sampler) as sampler,
     ):
         layer(images())
-    assert [len(call.args[0]) for call in resample.call_args_list] == sizes
+    assert [len(call.args[0]) for call in sampler.call_args_list] == sizes
 
 
 @pytest.mark.parametrize("shape", [(0, (5, 7)), (3, (1, 1)), (1, (2, 1))], ids=str)

@@ -62,6 +62,8 @@ def test_a_bad_row_is_named_with_what_is_allowed(name, bad):
     ("arguments", "message"),
     [
         ([128, True, {"num_param": 0}], "num_param must be from 1 to 1024, got 0"),
+        ([128, True, {"convs": ["cv7"]}], r"no convolution of the block is named 'cv7': allowed are cv1, cv2, m\.0"),
+        ([128, True, {"convs": "cv2"}], "convs must be a list of names of convolutions, got 'cv2'"),
         (
             [128, True, {"stride": 2}],
             "unknown option 'stride': allowed are num_param, shape, border, origin, offset_lr",

@@ -131,3 +131,23 @@ def test_ema_and_half_copies_are_made_and_run(close):
     close(half(x), ema.ema(x), torch.float16)
     skip_if_half_lacks("convolution", torch.float16)
     assert copy.deepcopy(ema.ema).half()(x.half()).dtype == torch.float16
+
+
+def test_a_bias_of_the_column_convolution_is_kept_in_every_layout(close):
+    layer = AKConv(3, 4, 5, stride=2, bias=True)
+    assert torch.equal(layer.conv.conv.bias, torch.zeros(4))
+    torch.nn.init.normal_(layer.conv.conv.bias)
+    layer = learned(layer).eval()
+    published = layer.published_state_dict()
+    assert torch.equal(published["conv.0.bias"], layer.conv.conv.bias)
+    again, x = AKConv(3, 4, 5, stride=2, bias=True).eval(), torch.randn(2, 3, 9, 8)
+    again.load_state_dict(published)
+    assert torch.equal(again(x), layer(x))
+    without = AKConv(3, 4, 5, stride=2).eval()
+    without.load_state_dict({key: value for key, value in published.items() if key != "conv.0.bias"})
+    without.conv.bn.running_mean -= layer.conv.conv.bias.detach()  # the same, by what BatchNorm does
+    close(without(x), layer(x))
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*conv\.conv\.bias"):
+        AKConv(3, 4, 5, stride=2).load_state_dict(published)
+    with pytest.raises(TypeError, match="bias must be a bool, got 1"):
+        AKConv(3, 4, 5, bias=1)

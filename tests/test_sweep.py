@@ -12,21 +12,28 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
+import yaml
 from conftest import ROOT, clean_environment, copy_mini_dataset
 from layouts import write_visdrone, write_voc
+from test_evaluate import dataset_of
 from ultralytics import YOLO
 
 from ultralytics_akconv import datasets
 from ultralytics_akconv.cli import main
-from ultralytics_akconv.sweep import Cell, Plan, host_arguments, model_file, run_sweep
-from ultralytics_akconv.sweep.plan import read_state
-from ultralytics_akconv.sweep.results import summary, table
+from ultralytics_akconv.sweep import Arm, Cell, Plan, host_arguments, model_file, read_arm, run, run_sweep, seeds_needed
+from ultralytics_akconv.sweep.plan import read_state, write_json
+from ultralytics_akconv.sweep.results import differences, score_names, summary, table, write_report
 from ultralytics_akconv.sweep.run import last_epoch
 
 pytest.importorskip("faster_coco_eval", reason="the extra `eval`")
+stats = pytest.importorskip("scipy.stats", reason="the extra `eval`")
 SMALL = {"epochs": 1, "imgsz": 64, "batch": 8, "nbs": 8, "workers": 0, "device": "cpu", "verbose": False}
-REPORT = {"cells.csv", "curves.csv", "results.json", "table.md", "ap.png", "curves.png", "sweep.json", "sweep.lock"}
+REPORT = {
+    "cells.csv", "curves.csv", "differences.csv", "results.json", "table.md", "ap.png", "curves.png", "sweep.json",
+    "sweep.lock",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -154,8 +161,23 @@ def test_a_plan_refuses_what_cannot_work_before_the_work(tmp_path):
         plan_of("a.yaml", num_param=(3, 3))
     with pytest.raises(ValueError, match="circle"):
         plan_of("a.yaml", shapes=("circle",))
-    with pytest.raises(ValueError, match="no engine 'dask': serial, ray"):
+    with pytest.raises(ValueError, match="a sweep sets these itself: seed"):
+        plan_of("a.yaml", arms=({"num_param": 3, "seed": 1},))
+    with pytest.raises(ValueError, match=r"where of an arm needs a number of points \(num_param\)"):
+        plan_of("a.yaml", arms=({"where": "neck"},))
+    with pytest.raises(ValueError, match="the shape of an arm must be a name"):
+        plan_of("a.yaml", arms=({"num_param": 2, "shape": [[0, 0], [0, 1]]},))
+    with pytest.raises(ValueError, match="attic"):
+        plan_of("a.yaml", arms=({"num_param": 3, "where": "attic"},))
+    with pytest.raises(ValueError, match="no engine 'dask': serial, processes, ray"):
         run_sweep(plan_of("a.yaml"), tmp_path / "sweep", "dask")
+    with pytest.raises(ValueError, match="0 minutes with the engine 'serial': they must be above 0"):
+        run_sweep(plan_of("a.yaml"), tmp_path / "sweep", minutes=0)
+    with pytest.raises(ValueError, match="5 minutes with the engine 'ray'"):
+        run_sweep(plan_of("a.yaml"), tmp_path / "sweep", "ray", minutes=5)
+    with pytest.raises(ValueError, match="2 jobs with the engine 'serial'"):
+        run_sweep(plan_of("a.yaml"), tmp_path / "sweep", jobs=2)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_sweep_refuses_what_cannot_be_evaluated_before_the_first_training(data, tmp_path, monkeypatch):
@@ -174,7 +196,7 @@ def test_a_sweep_refuses_what_cannot_be_evaluated_before_the_first_training(data
 
 
 def result(ap, **other):
-    scores = dict.fromkeys(("AP50", "AP75", "APS", "APM", "APL", "precision", "recall", "mAP50", "mAP"), 0.5)
+    scores = dict.fromkeys(("AP50", "AP75", "AP", "APS", "APM", "APL", "precision", "recall", "mAP50", "mAP"), 0.5)
     return {**scores, "AP": ap, "parameters": 3_000_000, "gflops": 8.0, "latency": 2.0, **other}
 
 
@@ -189,10 +211,157 @@ def test_the_table_tells_mean_spread_and_the_difference_over_common_seeds():
     assert akconv["APS"] == {"mean": None, "spread": None, "difference": None}
     states = {**{cell: {"status": "done"} for cell in done}, akconv1: {"status": "waiting"}}
     text = table(plan, states, done)
-    assert "| yolov8n | - | - | 2 | 3.00 | 8.00 | 2.0 | 50.0 ± 0.0 | 50.0 ± 0.0 | 32.0 ± 2.8 |" in text
+    assert "| yolov8n | - | - | - | 2 | 3.00 | 8.00 | 2.0 | 50.0 ± 0.0 | 50.0 ± 0.0 | 32.0 ± 2.8 |" in text
     assert "| 33.0 (+3.0) | - |" in text
+    assert "| yolov8n-akconv5-default | yolov8n-plain | AP | 1 | +3.0 | - | - | one seed says nothing |" in text
     assert "Not finished: yolov8n-akconv5-default-seed1" in text
-    assert Cell("yolov8n.yaml", 5, "cross", 0).name == "yolov8n-akconv5-cross-seed0"
+    assert Cell(Arm("yolov8n.yaml", 5, "cross"), 0).name == "yolov8n-akconv5-cross-seed0"
+
+
+def test_the_report_tells_paired_differences_with_their_intervals_against_each_baseline():
+    plan = Plan("x.yaml", num_param=(5,), seeds=range(4), arms=({"num_param": 5, "freeze": "offsets"},))
+    scores = {
+        "yolov8n-plain": (0.30, 0.33, 0.31, 0.34),
+        "yolov8n-akconv5-default": (0.33, 0.37, 0.34, 0.38),
+        "yolov8n-akconv5-default-freeze-offsets": (0.32, 0.39, 0.31, 0.40),
+    }
+    done = {cell: result(scores[cell.arm.name][cell.seed]) for cell in plan.cells()}
+    rows = {(row["arm"], row["baseline"]): row for row in differences(done) if row["score"] == "AP"}
+    plain, free, still = scores
+    assert set(rows) == {(free, plain), (still, plain), (still, free)}
+    for (arm, baseline), row in rows.items():
+        theirs = stats.ttest_rel(scores[arm], scores[baseline]).confidence_interval()  # by another way of the library
+        assert (row["low"], row["high"]) == pytest.approx((theirs.low, theirs.high))
+        assert row["mean"] == pytest.approx((theirs.low + theirs.high) / 2)
+        assert (row["verdict"] == "no difference shown") == (theirs.low <= 0 <= theirs.high)
+    assert rows[free, plain]["verdict"] == "better"
+    assert rows[still, free]["verdict"] == "no difference shown"
+    text = table(plan, {cell: {"status": "done"} for cell in done}, done)
+    assert f"| {free} | {plain} | AP | 4 | +3.5 | +2.6 to +4.4 | {rows[free, plain]['needed']} | better |" in text
+
+
+def test_other_tasks_are_compared_by_the_scores_that_they_have(tmp_path):
+    plan = Plan("x.yaml", num_param=(5,), seeds=(0, 1))
+    sizes = {"parameters": 3_000_000, "gflops": 8.0, "latency": 2.0, "images": 8}
+    values = {"yolov8n-plain": (0.5, 0.6), "yolov8n-akconv5-default": (0.7, 0.9)}
+    done = {
+        cell: {"mAP50": 0.1, "mask_mAP50": 0.2, "mask_mAP": values[cell.arm.name][cell.seed], **sizes}
+        for cell in plan.cells()
+    }
+    assert score_names(done) == ["mAP50", "mask_mAP50", "mask_mAP"]
+    text = table(plan, {cell: {"status": "done"} for cell in done}, done)
+    assert "| mAP50 | mask_mAP50 | mask_mAP |" in text
+    assert "| yolov8n-akconv5-default | yolov8n-plain | mask_mAP | 2 | +25.0 | -38.5 to +88.5 |" in text
+    assert "| mAP50 | 2 |" not in text
+    with plan.claim(tmp_path):
+        for cell, figures in done.items():
+            run_folder = tmp_path / cell.name / "train"
+            run_folder.mkdir(parents=True)
+            write_json(run_folder.parent / "cell.json", {"status": "done", "seconds": 9.0, "result": figures})
+            head = "epoch,time,metrics/mAP50(B),metrics/mAP50(M),metrics/mAP50-95(M)"
+            (run_folder / "results.csv").write_text(f"{head}\n1,10,0.1,0.2,0.3\n2,14,0.1,0.2,0.4\n3,19,0.1,0.3,0.5\n")
+        write_report(plan, tmp_path)
+    with open(tmp_path / "curves.csv", newline="", encoding="utf-8") as stream:
+        curve = [(row["epoch"], row["mask_mAP50"], row["mask_mAP"]) for row in csv.DictReader(stream)][:3]
+    assert curve == [("1", "0.2", "0.3"), ("2", "0.2", "0.4"), ("3", "0.3", "0.5")]
+    with open(tmp_path / "cells.csv", newline="", encoding="utf-8") as stream:
+        assert [row["epoch_seconds"] for row in csv.DictReader(stream)] == ["4.5"] * 4
+    with open(tmp_path / "differences.csv", newline="", encoding="utf-8") as stream:
+        rows = {row["score"]: row for row in csv.DictReader(stream)}
+    assert float(rows["mask_mAP"]["mean"]) == pytest.approx(0.25)
+    assert (tmp_path / "differences.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task, score", [("segment", "mask_mAP"), ("classify", "top1")])
+def test_a_sweep_trains_and_compares_models_of_other_tasks(task, score, tmp_path):
+    data, model = dataset_of(task, tmp_path)
+    plan = Plan(str(data), (str(model),), num_param=(3,), seeds=(0,), arguments=SMALL)
+    assert set(run_sweep(plan, tmp_path / "sweep").values()) == {"done"}
+    for name in ("cells", "curves"):
+        with open(tmp_path / f"sweep/{name}.csv", newline="", encoding="utf-8") as stream:
+            assert all(0 <= float(row[score]) <= 1 for row in csv.DictReader(stream))
+    assert f"| {score} | 1 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
+
+
+def test_the_number_of_seeds_is_the_least_whose_test_has_the_power():
+    spread = 0.0156
+    needed = seeds_needed(spread)
+    draws = np.random.default_rng(0).normal(0.01, spread, (20_000, needed))
+
+    def power(seeds):  # by simulation, from the definition
+        return (stats.ttest_1samp(draws[:, :seeds], 0, axis=1).pvalue < 0.05).mean()
+
+    assert power(needed) > 0.79
+    assert power(needed - 2) < 0.79
+    assert seeds_needed(0.0) == 2
+    assert seeds_needed(20.0) is None
+    assert [seeds_needed(s) for s in (0.005, 0.01, 0.02)] == sorted(seeds_needed(s) for s in (0.005, 0.01, 0.02))
+
+
+def test_a_budget_begins_no_seed_that_would_not_end_in_time(monkeypatch):
+    cells = Plan("a.yaml", num_param=(3,), seeds=range(5)).cells()
+    clock = iter((0.0, 0.0, 240.0, 500.0))  # the start, and the time at which each seed is asked for
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    assert list(run._within(cells, minutes=10)) == cells[:4]  # 250 s a seed: the third would end at 750 s
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_command_however_that_ends(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    code = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from ultralytics_akconv.sweep.run import _end_with_parent
+context = multiprocessing.get_context("spawn")
+with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600).result()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=clean_environment(tmp_path), stdout=subprocess.PIPE, text=True
+    )
+    lines = iter(process.stdout.readline, "")  # the host may write of its settings before
+    worker = psutil.Process(next(int(line) for line in lines if line.strip().isdigit()))
+    assert worker.is_running()
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs([worker], timeout=60)
+    assert gone or alive[0].status() == psutil.STATUS_ZOMBIE  # where nobody collects orphans
+
+
+def test_the_arms_of_a_command_line_are_read():
+    arm = read_arm("num_param=5 where=3,5 border=zeros lr0=0.1 freeze=offsets")
+    assert arm == {"num_param": 5, "where": [3, 5], "border": "zeros", "lr0": 0.1, "freeze": "offsets"}
+    (plain, cell) = Plan("a.yaml", num_param=(), seeds=(0,), arms=(arm,)).cells()
+    assert cell.name == "yolov8n-akconv5-default-3-5-zeros-lr0-0.1-freeze-offsets-seed0"
+    assert [baseline.name for baseline in cell.arm.baselines()] == [plain.arm.name, "yolov8n-akconv5-default-3-5-zeros"]
+    assert [index for index, row in enumerate(yaml_rows(cell.arm.file())) if row[2] == "AKConv"] == [3, 5]
+    (cell,) = Plan("a.yaml", num_param=(), seeds=(0,), baseline=False, arms=({"freeze": [1, 2], "lr0": 1},)).cells()
+    assert cell.arm.settings({"lr0": 2, "imgsz": 64}) == {"freeze": [1, 2], "lr0": 1, "imgsz": 64}
+    assert cell.name == "yolov8n-plain-freeze-1-2-lr0-1-seed0"
+    with pytest.raises(ValueError, match="no argument 'wher'"):
+        read_arm("num_param=5 wher=neck")
+    with pytest.raises(ValueError, match="'five' is not an argument"):
+        read_arm("five")
+
+
+def yaml_rows(file):
+    model = yaml.safe_load(file.read_text("utf-8"))
+    return model["backbone"] + model["head"]
+
+
+@pytest.mark.slow
+def test_arms_start_from_a_checkpoint_side_by_side_and_frozen_offsets_stay_where_they_start(data, checkpoint, tmp_path):
+    arguments = {**SMALL, "pretrained": str(checkpoint), "lr0": 0.01, "optimizer": "SGD", "warmup_epochs": 0}
+    plan = plan_of(data, arguments=arguments, baseline=False, arms=({"num_param": 3, "freeze": "offsets"},))
+    status = run_sweep(plan, tmp_path / "sweep", "processes", jobs=2)
+    free, still = (
+        YOLO(tmp_path / "sweep" / name / "train/weights/last.pt").model.model[3].p_conv.weight for name in status
+    )
+    assert set(status.values()) == {"done"}
+    assert free.abs().max() > 0
+    assert still.abs().max() == 0
 
 
 def test_arguments_of_the_host_are_read_and_unknown_ones_refused():
@@ -266,7 +435,7 @@ def test_ray_runs_the_cells_on_two_workers(data, tmp_path):
         ray.shutdown()
     assert [status[f"yolov8n-plain-seed{seed}"] for seed in (0, 1)] == ["done", "done"]
     assert [status[f"yolov99n-plain-seed{seed}"] for seed in (0, 1)] == ["failed", "failed"]
-    assert "| yolov8n | - | - | 2 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
+    assert "| yolov8n | - | - | - | 2 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
 
 
 @pytest.mark.slow

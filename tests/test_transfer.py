@@ -190,3 +190,10 @@ def test_the_command_writes_a_checkpoint_and_prints_the_report(checkpoint, tmp_p
     printed = capsys.readouterr().out
     assert "model.3" in printed and "parameters:" in printed
     assert [m.num_param for m in layers_of(YOLO(output).model)] == [3, 3]
+
+
+def test_the_named_convolutions_of_blocks_are_converted(source):
+    result = transfer(source, num_param=9, where="blocks", convs=["cv2"])
+    assert {layer.name.rpartition(".")[2] for layer in result.layers} == {"cv2"} and len(result.layers) == 10
+    x = torch.randn(1, 3, 64, 64)
+    assert relative(result.model(x)[0], source(x)[0]) < 1e-4

@@ -13,6 +13,7 @@ check_host()  # before anything of the host is imported, for an error that says 
 import ultralytics.utils.callbacks  # noqa: E402, F401 - first, see `_wait_at_use` of the start-up module
 
 from ultralytics_akconv.conversion import from_published, transfer, write_checkpoint  # noqa: E402
+from ultralytics_akconv.forks import from_fork  # noqa: E402
 from ultralytics_akconv.functional import akconv2d, resample, sampling_positions  # noqa: E402
 from ultralytics_akconv.grafting import graft  # noqa: E402
 from ultralytics_akconv.modules import BLOCKS, AKConv, LDConv  # noqa: E402
@@ -29,6 +30,7 @@ __all__ = (
     "LDConv",
     "__version__",
     "akconv2d",
+    "from_fork",
     "from_published",
     "graft",
     "register",

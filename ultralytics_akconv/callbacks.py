@@ -58,7 +58,8 @@ def _guarded(callback: Callable[[Any], Any], trainer: Any) -> Any:
             return callback(trainer)
     except Exception as error:  # whatever it is, the training goes on
         trainer.akconv_failed = True
-        LOGGER.warning(f"AKConv: {callback.__name__} left out: {type(error).__name__}: {error}")
+        name = callback.__name__.removeprefix("_")
+        LOGGER.warning(f"AKConv: {name} left out: {type(error).__name__}: {error}")
     return None
 
 

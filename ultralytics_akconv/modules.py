@@ -14,13 +14,15 @@ from torch import Tensor, fx, nn
 from ultralytics.nn.modules import block
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, recomputed_in_backward, resample, traced_form
+from ultralytics_akconv.blocks import block_convs, chosen_convs
+from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, resample, sampler, traced_form
+from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.scaling import check_scale, with_gradient_times
 from ultralytics_akconv.functional.tracing import has_hooks, is_transformed
 from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
 
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
-_PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
+PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
 for _step in ("resample", "with_gradient_times"):
     fx.wrap(_step)  # each one step of a symbolic trace, which knows no sizes
 # Samples a step of a batch on a CPU, in whole images. The samples and their gradients are the largest tensors of a
@@ -85,6 +87,7 @@ class AKConv(nn.Module):
             host's MuSGD, which `optimizer=auto` takes for long trainings; `freeze=["1.p_conv", ...]` of the host
             holds the offsets under each of them. May be set later, too.
         act: The activation, as in the host's `Conv`: True for its default, False for none, or a module.
+        bias: Whether the column convolution adds a bias before its BatchNorm, as the published code can.
 
     Shapes: (B, C1, H, W) -> (B, C2, h, w).
 
@@ -109,6 +112,7 @@ class AKConv(nn.Module):
         origin: str = "corner",
         offset_lr: float = 1.0,
         act: bool | nn.Module = True,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if border not in BORDERS:
@@ -116,6 +120,8 @@ class AKConv(nn.Module):
         check_scale("offset_lr", offset_lr)
         if not isinstance(act, (bool, nn.Module)):  # the host's Conv would take anything else for "no activation"
             raise TypeError(f"act must be a bool or a module, got {act!r} ({type(act).__name__})")
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias must be a bool, got {bias!r} ({type(bias).__name__})")
         self.in_channels = _check_positive_int("in_channels", in_channels)
         self.out_channels = _check_positive_int("out_channels", out_channels)
         self.num_param = check_num_param(num_param)
@@ -127,6 +133,8 @@ class AKConv(nn.Module):
         self.p_conv = OffsetConv2d(in_channels, 2 * num_param, 3, stride=stride, padding=1)
         self.offset_lr = offset_lr
         self.conv = Conv(in_channels, out_channels, (num_param, 1), (num_param, 1), 0, act=act)  # p=0: no autopad
+        if bias:
+            self.conv.conv.bias = nn.Parameter(torch.zeros(out_channels))
 
     @property
     def offset_lr(self) -> float:
@@ -170,11 +178,11 @@ class AKConv(nn.Module):
     def _columns(self, x: Tensor, conv: nn.Module) -> Tensor:
         """Return what the column convolution, or it and what follows, makes of the samples of `x`."""
         offset = self.offsets(x)
-        samples = resample(x, offset, self.points, self.stride, self.border)  # (B, C1, h*N, w)
+        sample = sampler(x, offset, self.points, self.stride, self.border)
+        samples = sample()  # (B, C1, h*N, w)
         if not samples.requires_grad or is_traced() or is_transformed():
             return conv(samples)
-        x, offset = x.detach(), offset.detach()
-        with recomputed_in_backward(samples, lambda: resample(x, offset, self.points, self.stride, self.border)):
+        with recomputed_in_backward(samples, sample):
             return conv(samples)
 
     def _activated(self, out: Tensor) -> Tensor:
@@ -191,7 +199,7 @@ class AKConv(nn.Module):
         """Return the state dict under the published names: `p_conv.*`, `conv.0.*` and `conv.1.*`."""
         renamed = {}
         for key, value in self.state_dict().items():
-            for published, ours in _PUBLISHED_PREFIXES.items():
+            for published, ours in PUBLISHED_PREFIXES.items():
                 if key.startswith(ours):
                     key = published + key[len(ours) :]
             renamed[key] = value
@@ -202,7 +210,7 @@ class AKConv(nn.Module):
 
         Where they differ, `p_n` is an unexpected key: an error that says why, or if not `strict`, told to the caller.
         """
-        for published, ours in _PUBLISHED_PREFIXES.items():
+        for published, ours in PUBLISHED_PREFIXES.items():
             for key in [k for k in state_dict if k.startswith(prefix + published)]:
                 state_dict[prefix + ours + key[len(prefix + published) :]] = state_dict.pop(key)
         published_points = state_dict.pop(prefix + "p_n", None)
@@ -240,34 +248,28 @@ class AKConvBlock(nn.Module):
         c2: Channels of the output.
         args: What else the host's block takes, in its order (n, shortcut, ...).
         num_param: Number of sampling points N of every AKConv inside.
-        options: Keyword options of `AKConv`: shape, border, origin, offset_lr.
+        convs: Which convolutions to replace, by their names inside the block, whole or from a dot on: `["cv2"]` is the
+            second one of every bottleneck, `["m.0.cv2"]` that of the first. Also 1x1 ones, where no 3x3 one is meant.
+            None: all 3x3 ones.
+        options: Keyword options of `AKConv`: shape, border, origin, offset_lr, bias.
 
     Raises:
-        ValueError: If the block has no 3x3 convolution to replace.
+        TypeError: If `convs` is no list of names.
+        ValueError: If the block has no 3x3 convolution to replace, or none of a name in `convs`.
     """
 
-    def __init__(self, c1: int, c2: int, *args: Any, num_param: int = 5, **options: Any) -> None:
+    def __init__(
+        self, c1: int, c2: int, *args: Any, num_param: int = 5, convs: list[str] | None = None, **options: Any
+    ) -> None:
         super().__init__(c1, c2, *args)
-        if not _replace_convs(self, num_param, options):
+        inside = block_convs(self)
+        if convs is None and not any(inside.values()):
             raise ValueError(f"{type(self).__name__} with arguments {[c1, c2, *args]} has no 3x3 Conv to replace")
-
-
-def _replace_convs(module: nn.Module, num_param: int, options: dict[str, Any]) -> int:
-    """Replace every plain 3x3 Conv below `module` by an AKConv and return how many there were."""
-    replaced = 0
-    for name, child in module.named_children():
-        if (
-            type(child) is Conv
-            and child.conv.kernel_size == (3, 3)
-            and child.conv.groups == child.conv.dilation[0] == 1
-        ):
-            conv = child.conv
-            akconv = AKConv(conv.in_channels, conv.out_channels, num_param, conv.stride[0], act=child.act, **options)
-            setattr(module, name, akconv)
-            replaced += 1
-        else:
-            replaced += _replace_convs(child, num_param, options)
-    return replaced
+        for name in chosen_convs(inside, convs):
+            parent, child = self.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+            host = getattr(parent, child)
+            channels = host.conv.in_channels, host.conv.out_channels
+            setattr(parent, child, AKConv(*channels, num_param, host.conv.stride[0], act=host.act, **options))
 
 
 def _akconv_block(host_block: type[nn.Module]) -> type[nn.Module]:
@@ -278,20 +280,8 @@ def _akconv_block(host_block: type[nn.Module]) -> type[nn.Module]:
 
 
 # Host blocks that hold 3x3 convolutions, whatever the release; `BLOCKS` has those that the installed host knows.
-HOST_BLOCKS = (
-    "C2",
-    "C2f",
-    "C2fAttn",
-    "C3",
-    "C3k2",
-    "A2C2f",
-    "Bottleneck",
-    "BottleneckCSP",
-    "RepNCSPELAN4",
-    "ELAN1",
-)
-# Host block name -> its class with AKConv. Each class is also a name of this module,
-# and under the operator's later name another one.
+HOST_BLOCKS = ("C2", "C2f", "C2fAttn", "C3", "C3k2", "A2C2f", "Bottleneck", "BottleneckCSP", "RepNCSPELAN4", "ELAN1")
+# Host block name -> its class with AKConv. Each is also a name of this module, and under the operator's later name.
 BLOCKS: dict[str, type[nn.Module]] = {
     name: _akconv_block(getattr(block, name)) for name in HOST_BLOCKS if hasattr(block, name)
 }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.operator import LAYOUTS
 from ultralytics_akconv.benchmark.peers import Peer, grid_samples, naive_samples
-from ultralytics_akconv.benchmark.timing import interleave, peak_memory
+from ultralytics_akconv.benchmark.timing import find_device, interleave, peak_memory
 from ultralytics_akconv.host import built_like, input_channels
 from ultralytics_akconv.info import plain_model
 from ultralytics_akconv.modules import AKConv
@@ -37,7 +37,7 @@ def benchmark_models(
         model: Model YAML or checkpoint with AKConv.
         imgsz: Image side in pixels.
         batch: Images of a training step.
-        device: Where to run.
+        device: Where to run: cpu, cuda, cuda:1 or 1.
         layout: "channels_last" or "contiguous".
         repeats: Counted rounds.
         compile: Time inference under `torch.compile` too, where the peer allows it.
@@ -46,17 +46,18 @@ def benchmark_models(
     Returns:
         A row a peer; ratios are to the model with 3x3 convolutions in the same rounds.
     """
-    common = (model, imgsz, device, layout)
+    where = find_device(device)
+    common = (model, imgsz, where, layout)
     compiled = {}
-    inference = interleave({name: _inference(name, *common) for name in PEERS}, repeats)
-    training = interleave({name: _training(name, batch, *common) for name in PEERS}, repeats)
+    inference = interleave({name: _inference(name, *common) for name in PEERS}, where, repeats)
+    training = interleave({name: _training(name, batch, *common) for name in PEERS}, where, repeats)
     if compile:
         both = {name: _inference(name, *common, compile=True) for name in ("conv 3x3", "akconv")}
-        compiled = interleave(both, repeats)
-    first = peak_memory(_training, PEERS[0], batch, *common) if memory else None
+        compiled = interleave(both, where, repeats)
+    first = peak_memory(where, _training, PEERS[0], batch, *common) if memory else None
     rows = []
     for name in PEERS:
-        peak = first if name == PEERS[0] or not memory else peak_memory(_training, name, batch, *common)
+        peak = first if name == PEERS[0] or not memory else peak_memory(where, _training, name, batch, *common)
         row = {
             "model": name,
             "inference ms": inference[name].median,
@@ -65,17 +66,17 @@ def benchmark_models(
             "training ms": training[name].median,
             "x conv, training": training[name].ratio,
             "peak MB": peak,
-            "x conv, peak": peak / first if memory else None,
+            "x conv, peak": peak / first if first else None,  # 0: a step fits into what a CPU's process has free
         }
         if compile:
             row["compiled ms"] = compiled[name].median if name in compiled else None
             row["x conv, compiled"] = compiled[name].ratio if name in compiled else None
         rows.append(row)
     settings = {"model": model, "imgsz": imgsz, "batch": batch, "device": device, "layout": layout, "rounds": repeats}
-    return Report("AKConv model", settings, machine(torch.device(device)), rows)
+    return Report("AKConv model", settings, machine(where), rows)
 
 
-def _network(name: str, model: str, device: str, layout: str) -> nn.Module:
+def _network(name: str, model: str, device: torch.device, layout: str) -> nn.Module:
     """Return the model of one peer, its offsets with a standard deviation of about 1 px."""
     torch.manual_seed(0)
     first = host_model(model, exported=False).model
@@ -86,11 +87,11 @@ def _network(name: str, model: str, device: str, layout: str) -> nn.Module:
         nn.init.normal_(layer.p_conv.weight, std=0.02)
         nn.init.normal_(layer.p_conv.bias)
     if name in ("definition", "grid_sample"):
-        _replace(network, {"definition": naive_samples, "grid_sample": grid_samples}[name])
+        replace_layers(network, {"definition": naive_samples, "grid_sample": grid_samples}[name])
     return network.to(device, memory_format=LAYOUTS[layout])
 
 
-def _replace(network: nn.Module, resampler: Callable) -> None:
+def replace_layers(network: nn.Module, resampler: Callable) -> None:
     """Put a peer in the place of every AKConv; the attributes the host's loop reads go with it."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
@@ -100,14 +101,14 @@ def _replace(network: nn.Module, resampler: Callable) -> None:
                 setattr(module, name, peer)
 
 
-def _images(network: nn.Module, batch: int, imgsz: int, device: str, layout: str) -> Tensor:
+def _images(network: nn.Module, batch: int, imgsz: int, device: torch.device, layout: str) -> Tensor:
     """Return random images (B, C, H, W) as a network takes them."""
     images = torch.rand(batch, input_channels(network), imgsz, imgsz, device=device)
     return images.to(memory_format=LAYOUTS[layout])
 
 
 def _inference(
-    name: str, model: str, imgsz: int, device: str, layout: str, compile: bool = False
+    name: str, model: str, imgsz: int, device: torch.device, layout: str, compile: bool = False
 ) -> Callable[[], None]:
     """Return a forward pass of one image through the fused model."""
     network = _network(name, model, device, "contiguous").eval().fuse(verbose=False)
@@ -122,7 +123,7 @@ def _inference(
     return run
 
 
-def _training(name: str, batch: int, model: str, imgsz: int, device: str, layout: str) -> Callable[[], None]:
+def _training(name: str, batch: int, model: str, imgsz: int, device: torch.device, layout: str) -> Callable[[], None]:
     """Return a forward and backward pass; the loss is the mean square of the raw outputs."""
     network = _network(name, model, device, layout).train()
     x = _images(network, batch, imgsz, device, layout)

@@ -12,7 +12,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv.benchmark.measurements import Report, machine
 from ultralytics_akconv.benchmark.peers import peers_of
-from ultralytics_akconv.benchmark.timing import interleave, peak_memory
+from ultralytics_akconv.benchmark.timing import find_device, interleave, peak_memory
 from ultralytics_akconv.modules import AKConv
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -37,13 +37,16 @@ YOLOV8N_LAYERS = (
 )
 
 
+LAYER_PEERS = ("conv 3x3", "akconv", "definition", "grid_sample", "deform_conv2d")
+
+
 class Setting(NamedTuple):
     """What all peers of a run have in common."""
 
     size: LayerSize
     num_param: int
     batch: int
-    device: str
+    device: torch.device
     dtype: torch.dtype
     layout: str
 
@@ -57,6 +60,7 @@ def benchmark_layers(
     layout: str = "channels_last",
     repeats: int = 30,
     memory: bool = False,
+    peers: Sequence[str] = LAYER_PEERS,
 ) -> Report:
     """Time forward and forward + backward of single layers, and their peak memory if asked for.
 
@@ -66,38 +70,39 @@ def benchmark_layers(
         sizes: The layers, of stride 2.
         num_param: Number of sampling points, or several to compare.
         batch: Images at a time.
-        device: Where to run.
+        device: Where to run: cpu, cuda, cuda:1 or 1.
         dtype: Of input and weights.
         layout: "channels_last" or "contiguous", of input and weights.
         repeats: Counted rounds.
         memory: Measure the peak memory of a training step too, each in processes of its own.
+        peers: What to measure, the first being what the others are compared with.
 
     Returns:
-        A row for each layer and peer; ratios are to the 3x3 Conv in the same rounds.
+        A row for each layer and peer; ratios are to the first peer, the 3x3 Conv, in the same rounds.
     """
+    where = find_device(device)
     rows = []
     for size in sizes:
         for n in [num_param] if isinstance(num_param, int) else num_param:
-            setting = Setting(size, n, batch, device, dtype, layout)
-            names = ["conv 3x3", "akconv", "definition", "grid_sample", "deform_conv2d"]
-            inference = interleave({name: _inference(name, setting) for name in names}, repeats)
-            training = interleave({name: _training(name, setting) for name in names}, repeats)
-            for name in names:
+            setting = Setting(size, n, batch, where, dtype, layout)
+            forward = interleave({name: inference(name, setting) for name in peers}, where, repeats)
+            both = interleave({name: training(name, setting) for name in peers}, where, repeats)
+            for name in peers:
                 rows.append(
                     {
                         "layer": f"{size.in_channels}->{size.out_channels} {size.side}x{size.side}",
                         "N": n,
                         "peer": name,
-                        "forward ms": inference[name].median,
-                        "spread": f"{inference[name].low:.2f}-{inference[name].high:.2f}",
-                        "x conv": inference[name].ratio,
-                        "training ms": training[name].median,
-                        "x conv, training": training[name].ratio,
-                        "peak MB": peak_memory(_training, name, setting) if memory else None,
+                        "forward ms": forward[name].median,
+                        "spread": f"{forward[name].low:.2f}-{forward[name].high:.2f}",
+                        "x conv": forward[name].ratio,
+                        "training ms": both[name].median,
+                        "x conv, training": both[name].ratio,
+                        "peak MB": peak_memory(where, training, name, setting) if memory else None,
                     }
                 )
     settings = {"batch": batch, "device": device, "dtype": str(dtype)[6:], "layout": layout, "rounds": repeats}
-    return Report("AKConv layer", settings, machine(torch.device(device)), rows)
+    return Report("AKConv layer", settings, machine(where), rows)
 
 
 def _peer(name: str, setting: Setting) -> tuple[nn.Module, Tensor]:
@@ -113,7 +118,7 @@ def _peer(name: str, setting: Setting) -> tuple[nn.Module, Tensor]:
     return module, x.to(memory_format=memory_format)
 
 
-def _inference(name: str, setting: Setting) -> Callable[[], None]:
+def inference(name: str, setting: Setting) -> Callable[[], None]:
     """Return a forward pass without gradients."""
     module, x = _peer(name, setting)
     module.eval()
@@ -125,7 +130,7 @@ def _inference(name: str, setting: Setting) -> Callable[[], None]:
     return run
 
 
-def _training(name: str, setting: Setting) -> Callable[[], None]:
+def training(name: str, setting: Setting) -> Callable[[], None]:
     """Return a forward and a backward pass, with a gradient for the input as inside a network."""
     module, x = _peer(name, setting)
     x.requires_grad_()

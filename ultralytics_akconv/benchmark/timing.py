@@ -24,25 +24,42 @@ class Timing(NamedTuple):
     ratio: float  # median over the rounds of this peer's time by the first peer's in the same round
 
 
-def interleave(peers: dict[str, Callable[[], object]], repeats: int, warmup: int = 3) -> dict[str, Timing]:
+def find_device(name: str) -> torch.device:
+    """Return the device of a name: "cpu", "cuda", "cuda:1", or as the host writes it, "1".
+
+    Raises:
+        ValueError: If it is none of them or this machine has no such device; the message says what it has.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    allowed = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    device = f"cuda:{name}" if name.isdecimal() else name
+    if device not in allowed:
+        raise ValueError(f"there is no device {name!r} here, only {', '.join(allowed)}")
+    return torch.device("cuda:0" if device == "cuda" else device)  # a tensor there says its number, too
+
+
+def interleave(
+    peers: dict[str, Callable[[], object]], device: torch.device, repeats: int, warmup: int = 3
+) -> dict[str, Timing]:
     """Run the peers in turn, `repeats` rounds after `warmup` uncounted ones, and return their times.
 
-    A ratio is taken within a round, so a machine whose speed drifts slows both its sides.
+    A ratio is taken within a round, so a machine whose speed drifts slows both its sides. The clock waits for `device`,
+    the one they run on.
     """
     times: dict[str, list[float]] = {name: [] for name in peers}
     for turn in range(warmup + repeats):
         for name, run in peers.items():
-            _synchronize()
+            _synchronize(device)
             start = time.perf_counter()
             run()
-            _synchronize()
+            _synchronize(device)
             if turn >= warmup:
                 times[name].append((time.perf_counter() - start) * 1e3)
     first = next(iter(times.values()))
-    return {name: _timing(taken, first) for name, taken in times.items()}
+    return {name: summary(taken, first) for name, taken in times.items()}
 
 
-def _timing(taken: list[float], first: list[float]) -> Timing:
+def summary(taken: list[float], first: list[float]) -> Timing:
     """Summarise the rounds of one peer."""
     quartiles = statistics.quantiles(taken, n=4) if len(taken) > 1 else taken * 3
     return Timing(
@@ -50,36 +67,40 @@ def _timing(taken: list[float], first: list[float]) -> Timing:
     )
 
 
-def _synchronize() -> None:
+def _synchronize(device: torch.device) -> None:
     """Wait for work that a GPU still has to do."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def peak_memory(prepare: Callable[..., Callable[[], object]], *args: object, processes: int = 5) -> float:
-    """Return how much `prepare(*args)()` raises the memory of a fresh process at its peak, in MB: a median of several.
+def peak_memory(
+    device: torch.device, prepare: Callable[..., Callable[[], object]], *args: object, processes: int = 5
+) -> float:
+    """Return how much `prepare(*args)()` raises the memory of `device` at its peak, in MB, in a fresh process.
 
-    On a GPU the allocator's peak counts, on a CPU the resident set of the process, which differs by some percent from
-    one process to the next with what the C library keeps of the memory that is free. `prepare` builds all that is there
-    before, its result is what is measured; both must be importable, since they run in processes of their own.
+    On a GPU the allocator's peak counts, which is the same in every process. On a CPU it is the resident set, a median
+    of several: it differs by some percent from one process to the next with what the C library keeps of the memory that
+    is free. `prepare` builds all that is there before, its result is what is measured; both must be importable, since
+    they run in processes of their own.
     """
-    return statistics.median(_peak_of_a_process(prepare, args) for _ in range(processes))
+    processes = processes if device.type == "cpu" else 1
+    return statistics.median(_peak_of_a_process(device, prepare, args) for _ in range(processes))
 
 
-def _peak_of_a_process(prepare: Callable[..., Callable[[], object]], args: tuple) -> float:
+def _peak_of_a_process(device: torch.device, prepare: Callable[..., Callable[[], object]], args: tuple) -> float:
     """Measure in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak, prepare, args).result()
+        return pool.submit(_peak, device, prepare, args).result()
 
 
-def _peak(prepare: Callable[..., Callable[[], object]], args: tuple) -> float:
+def _peak(device: torch.device, prepare: Callable[..., Callable[[], object]], args: tuple) -> float:
     """Measure in this process, which has done nothing else."""
     run = prepare(*args)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     before = _resident()
     run()
     return _resident_peak() - before

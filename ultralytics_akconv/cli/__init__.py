@@ -18,6 +18,7 @@ from ultralytics_akconv.cli.arguments import exit_status
 
 # Command -> what it does and the function, in a file beside this one, that adds its arguments. Groups are in GROUPS.
 COMMANDS = {
+    "check": ("tell whether everything works here, for a bug report too", "check:add_check"),
     "graft": ("write a model YAML with AKConv in place of chosen convolutions", "models:add_graft"),
     "models": ("list the names that `model=` takes", "models:add_models"),
     "info": ("show the AKConv layers and the size of a model", "models:add_info"),
@@ -31,6 +32,7 @@ GROUPS = {
         "shapes": ("initial sampling shapes", "plot:add_shapes"),
         "offsets": ("where a model's AKConv layers read an image", "plot:add_offsets"),
         "training": ("how the offsets grew in a training", "plot:add_training"),
+        "ablation": ("what the offsets of a trained model are worth", "ablation:add_ablation"),
     },
     "benchmarks": {
         "op": ("one layer against a 3x3 Conv and against other formulations", "benchmark:add_op"),

@@ -12,6 +12,7 @@ from typing import Any
 from ultralytics_akconv.shapes import sampling_points
 
 HOST_ARGUMENTS_HELP = "Any argument of Ultralytics follows as key=value or --key value."
+CONVS_HELP = "which convolutions inside blocks, by their names there: cv2 or m.0.cv1,m.0.cv2 (default all)"
 WHERE_HELP = "downsample, backbone, neck, blocks, or layer indices: 3,5,7"
 
 
@@ -55,6 +56,11 @@ def shape(text: str) -> str | list:
     except (TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"invalid shape {text!r}: {error}") from error
     return points
+
+
+def names(text: str) -> list[str]:
+    """Read cv1,cv2."""
+    return text.split(",")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from ultralytics_akconv.benchmark import (
     benchmark_models,
 )
 from ultralytics_akconv.benchmark.operator import LAYOUTS
+from ultralytics_akconv.benchmark.timing import find_device
 from ultralytics_akconv.cli.arguments import integers, positive
 from ultralytics_akconv.files import check_folder
 
@@ -53,6 +54,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", type=_format, nargs="+", default=FORMATS, metavar="FORMAT",
                         help=f"names, an ONNX opset after a colon (default {' '.join(FORMATS)})")  # fmt: skip
     parser.add_argument("--imgsz", type=positive, default=320, help="image side in pixels (default 320)")
+    parser.add_argument("--device", type=_device, default="cpu", help="where to export and run, as of `op`")
+    parser.add_argument("--half", action="store_true", help="export in half precision")
     parser.add_argument("--repeats", type=positive, default=30, help="counted rounds (default 30)")
     _add_files(parser)
     parser.set_defaults(run=_run_export)
@@ -60,7 +63,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, repeats: int) -> None:
     """Add the options that both commands have."""
-    parser.add_argument("--device", type=_device, default="cpu", help="cpu (default) or cuda:0")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu (default), cuda, or a GPU by its number")
     parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--repeats", type=positive, default=repeats, help=f"counted rounds (default {repeats})")
@@ -94,12 +97,11 @@ def _format(text: str) -> str:
 
 
 def _device(text: str) -> str:
-    """Read a device that PyTorch has here."""
+    """Read a device that this machine has."""
     try:
-        torch.zeros(1, device=text).cpu()
-    except (AssertionError, ImportError, NotImplementedError, RuntimeError) as error:  # each backend has its own
-        reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"there is no device {text!r} here: {reason}") from error
+        find_device(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 
@@ -138,7 +140,8 @@ def _run_model(options: argparse.Namespace) -> None:
 def _run_export(options: argparse.Namespace) -> None:
     """Measure export formats and print the table."""
     _prepare(options)
-    _write(benchmark_exports(options.format, options.model, options.imgsz, options.repeats), options)
+    settings = (options.format, options.model, options.imgsz, options.repeats, options.device, options.half)
+    _write(benchmark_exports(*settings), options)
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -7,7 +7,16 @@ import argparse
 from pathlib import Path
 
 from ultralytics_akconv import SHAPES, graft
-from ultralytics_akconv.cli.arguments import WHERE_HELP, numbers, positive, print_text, shape, where
+from ultralytics_akconv.cli.arguments import (
+    CONVS_HELP,
+    WHERE_HELP,
+    names,
+    numbers,
+    positive,
+    print_text,
+    shape,
+    where,
+)
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.functional import BORDERS
 from ultralytics_akconv.grafting import resolvable_models
@@ -22,6 +31,7 @@ def add_graft(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", type=shape, default="default", help=f"{', '.join(SHAPES)}, or [[row, col], ...]")
     parser.add_argument("--border", choices=BORDERS, default="paper")
     parser.add_argument("--origin", choices=ORIGINS, default="corner")
+    parser.add_argument("--convs", type=names, metavar="NAMES", help=CONVS_HELP)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the file to write; without it, print")
     parser.set_defaults(run=_run_graft)
 
@@ -40,7 +50,8 @@ def add_info(parser: argparse.ArgumentParser) -> None:
 
 def _run_graft(options: argparse.Namespace) -> None:
     """Write or print the grafted model."""
-    text = graft(options.model, options.num_param, options.where, options.shape, options.border, options.origin)
+    shown = options.shape, options.border, options.origin, options.convs
+    text = graft(options.model, options.num_param, options.where, *shown)
     if options.output:
         write_whole(options.output, text)
         print(f"wrote {options.output}")

@@ -21,7 +21,7 @@ def add_shapes(parser: argparse.ArgumentParser) -> None:
         "--num-param", type=positive, default=5, metavar="N", help="points of a named shape (default 5)"
     )
     parser.add_argument("--origin", choices=ORIGINS, default="corner")
-    _add_common(parser, "shapes.png", _run_shapes)
+    add_output(parser, "shapes.png", _run_shapes)
 
 
 def add_offsets(parser: argparse.ArgumentParser) -> None:
@@ -40,16 +40,16 @@ def add_offsets(parser: argparse.ArgumentParser) -> None:
         help="sampling points (default), the field of mean displacements, or histograms of their lengths",
     )  # fmt: skip
     parser.add_argument("--imgsz", type=positive, help="side of the network's input (default: what it was trained at)")
-    _add_common(parser, "offsets.png", _run_offsets)
+    add_output(parser, "offsets.png", _run_offsets)
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `akconv plot training`."""
     parser.add_argument("folder", type=Path, metavar="run", help="the run's folder, or its results.csv")
-    _add_common(parser, "training.png", _run_training)
+    add_output(parser, "training.png", _run_training)
 
 
-def _add_common(parser: argparse.ArgumentParser, output: str, run: object) -> None:
+def add_output(parser: argparse.ArgumentParser, output: str, run: object) -> None:
     """Add the options that all pictures have."""
     parser.add_argument("--dark", action="store_true", help="draw for a dark page")
     parser.add_argument("-o", "--output", type=Path, default=Path(output), help="PNG, SVG or PDF by its ending")
@@ -78,7 +78,7 @@ def _run_shapes(options: argparse.Namespace) -> None:
     else:
         n = options.num_param if isinstance(options.shape, str) else len(options.shape)
         figure = plot_shapes([(options.shape, n)], options.origin, columns=1, dark=options.dark)
-    _save(figure, options.output)
+    save(figure, options.output)
 
 
 def _run_offsets(options: argparse.Namespace) -> None:
@@ -93,16 +93,16 @@ def _run_offsets(options: argparse.Namespace) -> None:
         figure = {"field": plot_field, "histogram": plot_histogram}[options.view](
             options.model, options.image, **common
         )
-    _save(figure, options.output)
+    save(figure, options.output)
 
 
 def _run_training(options: argparse.Namespace) -> None:
     """Draw a training and say where."""
     check_figure(options.output)
-    _save(plot_training(options.folder, options.dark), options.output)
+    save(plot_training(options.folder, options.dark), options.output)
 
 
-def _save(figure: object, output: Path) -> None:
+def save(figure: object, output: Path) -> None:
     """Write a figure and say where."""
     save_figure(figure, output, dpi=200)
     print(f"wrote {output}")

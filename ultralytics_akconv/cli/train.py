@@ -12,7 +12,7 @@ from ultralytics_akconv.cli.arguments import HOST_ARGUMENTS_HELP, add_data, posi
 from ultralytics_akconv.datasets import find_data
 from ultralytics_akconv.evaluation import evaluate
 from ultralytics_akconv.files import check_folder, write_whole
-from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, run_sweep
+from ultralytics_akconv.sweep import ENGINES, PRESETS, Plan, host_arguments, read_arm, run_sweep
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +21,19 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", nargs="+", default=["yolov8n.yaml"], help="models without AKConv")
     parser.add_argument("--num-param", type=positive, nargs="*", default=[3, 5, 9], metavar="N")
     parser.add_argument("--shape", nargs="+", default=["default"], metavar="SHAPE")
+    parser.add_argument(
+        "--arm", action="append", default=[], metavar="'KEY=VALUE ...'",
+        help="a further arm of each model, may be repeated: num_param, shape, where, border, origin as of `graft`, and "
+        "arguments of Ultralytics of its own; freeze=offsets leaves the offsets as they start",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--no-baseline", action="store_true", help="leave out the models without AKConv")
     parser.add_argument("--split", default="val", help="split on which the best epoch is evaluated (default val)")
-    parser.add_argument("--engine", choices=ENGINES, default="serial")
+    parser.add_argument("--engine", choices=ENGINES, help="default serial, or processes with --jobs")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings side by side (default 1)")
+    parser.add_argument(
+        "--budget-minutes", type=float, metavar="M", help="begin no seed that would not end in this time"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the cells and their settings, run nothing")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="results; resumed if there")
 
@@ -59,12 +68,15 @@ def _run_train(options: argparse.Namespace) -> None:
         not options.no_baseline,
         options.split,
         arguments,
+        [read_arm(text) for text in options.arm],
     )
     if options.dry_run:
         print("\n".join(cell.name for cell in plan.cells()))
         print(f"each: train data={data} {settings_text(arguments)}")
         return
-    failed = [name for name, status in run_sweep(plan, options.output, options.engine).items() if status != "done"]
+    engine = options.engine or ("serial" if options.jobs == 1 else "processes")
+    ended = run_sweep(plan, options.output, engine, options.budget_minutes, options.jobs)
+    failed = [name for name, status in ended.items() if status not in ("done", "waiting")]
     print((options.output / "table.md").read_text("utf-8"))
     if failed:
         raise ValueError(f"not all cells could be done, run again to try once more: {', '.join(failed)}")

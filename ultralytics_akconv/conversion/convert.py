@@ -24,7 +24,13 @@ from ultralytics_akconv.host import built_like, input_channels
 from ultralytics_akconv.modules import AKConv
 
 # Of `graft`, with defaults that make an AKConv read what an ordinary convolution reads.
-_OPTIONS: dict[str, Any] = {"where": "downsample", "shape": "default", "border": "zeros", "origin": "center"}
+_OPTIONS: dict[str, Any] = {
+    "where": "downsample",
+    "shape": "default",
+    "border": "zeros",
+    "origin": "center",
+    "convs": None,
+}
 # What a model built from another file takes from the source's, also where that says nothing: it belongs to the weights,
 # not to the architecture.
 _KEPT_KEYS = ("nc", "ch", "channels", "kpt_shape", "activation", "end2end", "reg_max")
@@ -65,9 +71,9 @@ def transfer(
             images of `data`, a batch of them a step. Every other tensor stays as it is.
         device: Where they learn, as the host takes it ("cpu", "0"); a GPU if there is one by default.
         seed: Of the choice of these images and their augmentation.
-        options: What else `graft` takes: `where`, `shape`, `border` and `origin`. Here the last two are "zeros" and
-            "center" by default, as in an ordinary convolution; the initial shape makes no difference to the result,
-            because the offset bias moves its points.
+        options: What else `graft` takes: `where`, `shape`, `border`, `origin` and `convs`. Here `border` is "zeros" and
+            `origin` "center" by default, as in an ordinary convolution; the initial shape makes no difference to the
+            result, because the offset bias moves its points.
 
     Returns:
         The model with a report, see `Transfer`.

@@ -12,6 +12,7 @@ Source: AKConv, arXiv 2311.11587 (LDConv, Image and Vision Computing 2024, 10519
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -22,20 +23,27 @@ from ultralytics_akconv.functional.bags import BagSamples
 from ultralytics_akconv.functional.columns import column_conv
 from ultralytics_akconv.functional.forms import export_form, traced_form
 from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
+from ultralytics_akconv.functional.grid_samples import grid_sampler
+from ultralytics_akconv.functional.kernels import KernelSamples
+from ultralytics_akconv.functional.paths import PATHS, sampling_path, using_path
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
-from ultralytics_akconv.functional.taps import BORDERS, base_positions, cached_base_positions, position_dtype
+from ultralytics_akconv.functional.taps import BORDERS, Base, base_positions, cached_base_positions, position_dtype
 from ultralytics_akconv.functional.tracing import is_exported, is_traced, is_transformed
 from ultralytics_akconv.shapes import Points, check_points
 
 __all__ = (
     "BORDERS",
+    "PATHS",
     "akconv2d",
     "export_form",
     "is_traced",
     "recomputed_in_backward",
     "resample",
+    "sampler",
+    "sampling_path",
     "sampling_positions",
     "traced_form",
+    "using_path",
 )
 
 
@@ -96,21 +104,45 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
     return base + offset.to(dtype)
 
 
-def _samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
-    """Return the samples (B, C, h*N, w), by the form that was measured to be the fastest here."""
+def _sampler(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Callable[[], Tensor]:
+    """Return what computes the samples (B, C, h*N, w) anew at each call, by the path that is taken here."""
+    path = sampling_path(x, offset)
+    if path == "kernels":
+        return lambda: KernelSamples.apply(x, offset, points, stride, border)
     traced = is_traced()
     base_of = base_positions if traced else cached_base_positions
     base = base_of(points, stride, *offset.shape[2:], position_dtype(offset.dtype), offset.device)
     if traced:
-        return gather_samples(x, offset, base, border, traced=True, how=PLAIN if is_exported() else COMPILED)
-    if is_transformed():
-        return gather_samples(x, offset, base, border)
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel():
-        return BagSamples.apply(x, offset, base, border)
-    if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad):
-        # Keeps the input and the offsets instead of four gathered copies of the samples.
+        how = PLAIN if is_exported() else COMPILED
+        return lambda: gather_samples(x, offset, base, border, traced=True, how=how)
+    if path == "bags":
+        return lambda: BagSamples.apply(x, offset, base, border)
+    if path == "grid":
+        return grid_sampler(x, offset, base, border)
+    return lambda: _recomputed_gather(x, offset, base, border)
+
+
+def _recomputed_gather(x: Tensor, offset: Tensor, base: Base, border: str) -> Tensor:
+    """Return `gather_samples`, of which autograd keeps the input and the offsets and no copies of the samples."""
+    if torch.is_grad_enabled() and (x.requires_grad or offset.requires_grad) and not is_transformed():
         return checkpoint(gather_samples, x, offset, base, border, use_reentrant=False, preserve_rng_state=False)
     return gather_samples(x, offset, base, border)
+
+
+def sampler(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border: str = "paper") -> Callable[[], Tensor]:
+    """Return a function without arguments that returns what `resample` does, the same values each time.
+
+    What is needed for that alone is computed before. See `resample` for the arguments and errors.
+    """
+    if border not in BORDERS:
+        raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
+    if x.ndim != 4 or x.shape[0] != offset.shape[0]:
+        raise ValueError(f"x must be (B, C, H, W) with the offset's B, got {tuple(x.shape)} and {tuple(offset.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of floating point, got {x.dtype}")
+    points = _checked(points, stride)
+    _check_offset(offset, points)
+    return _sampler(x, offset, points, stride, border)
 
 
 def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border: str = "paper") -> Tensor:
@@ -131,15 +163,7 @@ def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border:
         TypeError: If a point, the stride or the dtype of `x` is of the wrong kind.
         ValueError: If a shape, a point, the stride or the border is not allowed; the message says what is.
     """
-    if border not in BORDERS:
-        raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
-    if x.ndim != 4 or x.shape[0] != offset.shape[0]:
-        raise ValueError(f"x must be (B, C, H, W) with the offset's B, got {tuple(x.shape)} and {tuple(offset.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be of floating point, got {x.dtype}")
-    points = _checked(points, stride)
-    _check_offset(offset, points)
-    return _samples(x, offset, points, stride, border)
+    return sampler(x, offset, points, stride, border)()
 
 
 def akconv2d(

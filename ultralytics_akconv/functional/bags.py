@@ -93,6 +93,7 @@ class BagSamples(torch.autograd.Function):
             by_row = _weights((-row.low_slope, row.high_slope), col_weights, x)
             by_col = _weights(row_weights, (-col.low_slope, col.high_slope), x)
             grad_offset = _offset_gradient(x, grad, indices, (by_row, by_col), row.low.shape).to(offset.dtype)
+            grad_offset = grad_offset.masked_fill_(offset.isnan(), 0)  # as autograd does, by way of `clamp`
         return grad_x, grad_offset, None, None
 
 

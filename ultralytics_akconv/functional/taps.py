@@ -12,7 +12,7 @@ from ultralytics_akconv.functional.remembering import remembered
 from ultralytics_akconv.shapes import Points
 
 BORDERS = ("paper", "clamp", "zeros")
-_REACH = 2.0**22  # px; an offset beyond is off every map, and 2**22 plus any fraction is still exact in float32
+REACH = 2.0**22  # px; an offset beyond is off every map, and 2**22 plus any fraction is still exact in float32
 
 
 class Taps(NamedTuple):
@@ -100,7 +100,7 @@ def sampling_taps(
     offset = offset.permute(1, 0, 3, 2, 4)  # (2, B, h, N, w)
     # inf becomes a pixel off the map; NaN stays and makes NaN weights. `contiguous` lets all that follows run in memory
     # order, where channels_last offsets would make every step a strided one.
-    offset = offset.clamp(-_REACH, _REACH).contiguous()
+    offset = offset.clamp(-REACH, REACH).contiguous()
     if base.fraction is not None:
         offset = offset + base.fraction[:, None, None, :, None]
     floor = offset.detach().floor()

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ultralytics_akconv.grafting.names import find_model, scale_of
-from ultralytics_akconv.grafting.selection import Layer, Where, chosen_layers, conv_arguments, model_layers
+from ultralytics_akconv.grafting.selection import Layer, Where, chosen_layers, conv_arguments, model_layers, small_block
 from ultralytics_akconv.modules import BLOCKS, AKConv
 
 _MOST_VALUES = 100_000  # the host's largest model has some 500
@@ -31,6 +31,7 @@ def graft(
     shape: str | Sequence[Sequence[float]] = "default",
     border: str = "paper",
     origin: str = "corner",
+    convs: Sequence[str] | None = None,
 ) -> str:
     """Return the YAML text of a model with chosen convolutions as AKConv.
 
@@ -47,6 +48,7 @@ def graft(
         shape: Initial sampling shape, see `shapes.sampling_points`.
         border: "paper", "clamp" or "zeros", see `AKConv`.
         origin: "corner" or "center", see `AKConv`.
+        convs: Which convolutions inside blocks become AKConv, by their names there, see `AKConvBlock`.
 
     Raises:
         FileNotFoundError: If there is no such model; the message lists near names.
@@ -66,7 +68,8 @@ def graft(
         numbers = _numbers(num_param, len(chosen))
         options = {"shape": shape, "border": border, "origin": origin}
         options = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
-        rows = {layer.index: _row(layer, n, options) for layer, n in zip(chosen, numbers)}
+        inside = _inside(chosen, convs)
+        rows = {layer.index: _row(layer, n, options, inside) for layer, n in zip(chosen, numbers)}
     except yaml.YAMLError as error:
         raise ValueError(f"{model} is not YAML: {error}") from error
     except RecursionError as error:
@@ -75,7 +78,7 @@ def graft(
         raise type(error)(f"{model}: {error}") from error
     scale = scale_of(model) if file.name != Path(model).name else None
     body = _edited(text, _target(source, rows, scale), rows, scale)
-    return f"{_header(model, num_param, where, options, chosen)}{body}"
+    return f"{_header(model, num_param, where, {**options, **inside}, chosen)}{body}"
 
 
 def _check_size(text: str) -> None:
@@ -108,12 +111,23 @@ def _numbers(num_param: int | Sequence[int], count: int) -> list[int]:
     return list(num_param)
 
 
-def _row(layer: Layer, num_param: int, options: dict[str, Any]) -> tuple[str, list]:
+def _inside(chosen: Sequence[Layer], convs: Sequence[str] | None) -> dict[str, Any]:
+    """Return the option that blocks alone take, if it is given."""
+    if convs is None:
+        return {}
+    if not any(layer.module in BLOCKS for layer in chosen):
+        raise ValueError("convs chooses inside blocks, and none is chosen: where='blocks' chooses them")
+    return {"convs": list(convs) if isinstance(convs, (list, tuple)) else convs}
+
+
+def _row(layer: Layer, num_param: int, options: dict[str, Any], inside: dict[str, Any]) -> tuple[str, list]:
     """Return the module name and arguments that replace a layer's, after checking the options."""
     with torch.random.fork_rng(devices=[]):  # looking must not move the random numbers of a training
         AKConv(1, 1, num_param, **options)  # its errors say what is allowed
     if layer.module in BLOCKS:
-        return BLOCKS[layer.module].__name__, [*layer.args, {"num_param": num_param, **options}]
+        if inside:
+            small_block(layer, **inside)  # its errors too
+        return BLOCKS[layer.module].__name__, [*layer.args, {"num_param": num_param, **options, **inside}]
     arguments = conv_arguments(layer)
     options = {**options, "act": False} if arguments["act"] is False else options
     return "AKConv", [arguments["c2"], num_param, arguments["s"], *([options] if options else [])]
@@ -183,7 +197,8 @@ def _header(
     if where != "downsample":
         command += ["--where", where if isinstance(where, str) else _listed(indices)]
     for name, value in options.items():
-        command += [f"--{name}", value if isinstance(value, str) else _flow(value)]
+        listed = ",".join(value) if name == "convs" else _flow(value)
+        command += [f"--{name}", value if isinstance(value, str) else listed]
     note = f"# AKConv at layers {', '.join(map(str, indices))}: [out_channels, num_param, stride, {{option: value}}]"
     if all(layer.module in BLOCKS for layer in chosen):
         note = f"# AKConv inside layers {', '.join(map(str, indices))}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Union
 
 import torch
+from torch import nn
 from ultralytics.nn.modules import block as host_blocks
 from ultralytics.nn.modules import conv as host_convs
 
@@ -16,6 +17,7 @@ from ultralytics_akconv.modules import BLOCKS
 WHERE = ("downsample", "backbone", "neck", "blocks")
 # Rows that are one convolution over all channels. ADown, AConv and SCDown are blocks, DWConv is depthwise.
 CONVS = ("Conv", "GhostConv")
+_REPEATS = 32  # the host's deepest block has 9
 
 
 class Layer(NamedTuple):
@@ -95,14 +97,24 @@ def why_not(layer: Layer, stems: set[int]) -> str | None:
     return None
 
 
-def _holds_conv(layer: Layer) -> bool:
-    """Return whether a block with the arguments of this row holds a 3x3 Conv: it is built, small, to see."""
+def small_block(layer: Layer, **options: Any) -> nn.Module:
+    """Return the block of a row as X_AKConv, small, to see what is inside.
+
+    Raises:
+        ValueError: If it holds no 3x3 Conv, or an option is not allowed.
+    """
     takes_repeats = list(inspect.signature(getattr(host_blocks, layer.module)).parameters)[2] == "n"
+    repeats = min(layer.repeats, _REPEATS) if options else 1  # a name may be that of the last
     with torch.random.fork_rng(devices=[]):  # looking must not move the random numbers of a training
-        try:
-            BLOCKS[layer.module](64, 64, *[1] * takes_repeats, *layer.args[1:])
-        except ValueError:
-            return False
+        return BLOCKS[layer.module](64, 64, *[repeats] * takes_repeats, *layer.args[1:], **options)
+
+
+def _holds_conv(layer: Layer) -> bool:
+    """Return whether a block with the arguments of this row holds a 3x3 Conv."""
+    try:
+        small_block(layer)
+    except ValueError:
+        return False
     return True
 
 

@@ -4,6 +4,7 @@
 Save a figure in any format: `figure.savefig("offsets.svg")`. No display is needed.
 """
 
+from ultralytics_akconv.plots.ablation import plot_ablation
 from ultralytics_akconv.plots.offsets import plot_field, plot_histogram, plot_offsets
 from ultralytics_akconv.plots.samples import LayerSamples, Samples, image_samples
 from ultralytics_akconv.plots.shapes import GALLERY, plot_shapes
@@ -14,6 +15,7 @@ __all__ = (
     "LayerSamples",
     "Samples",
     "image_samples",
+    "plot_ablation",
     "plot_field",
     "plot_histogram",
     "plot_offsets",

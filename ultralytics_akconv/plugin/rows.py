@@ -43,7 +43,7 @@ def _build(real: type[nn.Module], args: tuple) -> nn.Module:
     positional = args[:-1] if options or (args and args[-1] == {}) else args
     parameters = inspect.signature(real.__init__).parameters
     if issubclass(real, AKConvBlock):  # its options are those of the AKConv inside, which the block gives a stride
-        allowed = [*_keyword_names(AKConv, skip=("in_channels", "out_channels", "stride", "act"))]
+        allowed = [*_keyword_names(AKConv, skip=("in_channels", "out_channels", "stride", "act")), "convs"]
         _check_block(real.__bases__[-1], positional, options)
     else:
         allowed = [*_keyword_names(AKConv, skip=("in_channels", "out_channels"))]

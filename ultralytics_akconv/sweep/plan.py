@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ultralytics_akconv.files import write_whole
-from ultralytics_akconv.sweep.settings import model_file
+from ultralytics_akconv.sweep.arms import Arm, arm_of
 
 PLAN, STATE, LOCK = "sweep.json", "cell.json", "sweep.lock"
 _OWN = {"model", "data", "seed", "project", "name", "exist_ok", "resume", "save_dir", "mode"}
@@ -22,28 +21,20 @@ _OWN = {"model", "data", "seed", "project", "name", "exist_ok", "resume", "save_
 
 @dataclass(frozen=True)
 class Cell:
-    """One training. Without `num_param` the model stays as it is: the baseline."""
+    """One training: an arm by a seed."""
 
-    model: str
-    num_param: int | None
-    shape: str | None
+    arm: Arm
     seed: int
-
-    @property
-    def row(self) -> str:
-        """The name of the line of the table that the cell and its other seeds make up."""
-        parts = [Path(self.model).stem, "plain" if self.num_param is None else f"akconv{self.num_param}-{self.shape}"]
-        return "-".join(parts)
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.row}-seed{self.seed}"
+        return f"{self.arm.name}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep: every model plain and with each number of points in each shape, by every seed, on one dataset.
+    """A sweep: every model plain, with each number of points in each shape, and in each further arm, by every seed.
 
     Args:
         data: Dataset YAML.
@@ -54,6 +45,8 @@ class Plan:
         baseline: Whether each model is trained as it is, too.
         split: The split of the dataset that the best epoch of each training is evaluated on.
         arguments: The host's arguments of `train`, equal in all cells.
+        arms: Further arms of every model: options of `graft` (num_param, shape, where, border, origin) and arguments
+            of the host that are the arm's own (pretrained, freeze, ...), by name.
 
     Raises:
         ValueError: If two cells are the same, there is none, or `arguments` names what the sweep sets itself.
@@ -67,9 +60,10 @@ class Plan:
     baseline: bool = True
     split: str = "val"
     arguments: dict[str, Any] = field(default_factory=dict)
+    arms: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
-        own = sorted(_OWN & set(self.arguments))
+        own = sorted(_OWN & {*self.arguments, *(key for options in self.arms for key in options)})
         if own:
             raise ValueError(f"a sweep sets these itself: {', '.join(own)}")
         names = [cell.name for cell in self.cells()]
@@ -79,18 +73,14 @@ class Plan:
         if twice:
             raise ValueError(f"the sweep has a cell twice: {', '.join(twice)}")
         for cell in self.cells():
-            model_file(cell.model, cell.num_param, cell.shape)  # a wrong shape or number is told before the work
+            cell.arm.file()  # a wrong shape or number is told before the work
 
     def cells(self) -> list[Cell]:
         """Return all cells; those of one seed follow one another, so that an unfinished sweep compares, too."""
-        variants: list[tuple[int | None, str | None]] = [(None, None)] if self.baseline else []
-        variants += itertools.product(self.num_param, self.shapes)
-        return [
-            Cell(model, num_param, shape, seed)
-            for seed in self.seeds
-            for model in self.models
-            for num_param, shape in variants
-        ]
+        options: list[Mapping[str, Any]] = [{}] if self.baseline else []
+        options += [{"num_param": n, "shape": shape} for n in self.num_param for shape in self.shapes]
+        options += self.arms
+        return [Cell(arm_of(model, arm), seed) for seed in self.seeds for model in self.models for arm in options]
 
     def check(self, folder: Path) -> None:
         """Refuse a folder that is not the one of this sweep and cannot become it; nothing in it is touched.

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
 import pickle
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +21,46 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
 from ultralytics_akconv.evaluation import check_evaluation, evaluate
 from ultralytics_akconv.opening import host_model, model_task
+from ultralytics_akconv.sweep.arms import OFFSETS, frozen
+from ultralytics_akconv.sweep.differences import student
 from ultralytics_akconv.sweep.plan import STATE, Cell, Plan, read_state, write_json
 from ultralytics_akconv.sweep.results import write_report
-from ultralytics_akconv.sweep.settings import model_file
 
 _EVALUATION = ("imgsz", "batch", "device", "workers", "max_det", "conf", "iou", "classes", "single_cls")
 
 
-def run_sweep(plan: Plan, folder: str | Path, engine: str = "serial") -> dict[str, str]:
+def run_sweep(
+    plan: Plan, folder: str | Path, engine: str = "serial", minutes: float | None = None, jobs: int = 1
+) -> dict[str, str]:
     """Run what is missing of a sweep and write its report, after every cell anew.
 
     Args:
         plan: The sweep.
         folder: Folder of the results, new or of the same sweep. A cell's own lies in it: the host's training and its
             state. A sweep that was killed goes on when it is run again; cells that failed are tried again.
-        engine: "serial": one cell after another in this process; "ray": on all machines of a Ray cluster, to whom
-            `folder` and the dataset must be the same paths (a local cluster if none is found).
+        engine: "serial": one cell after another in this process; "processes": `jobs` of them side by side, each in a
+            process of its own; "ray": on all machines of a Ray cluster, to whom `folder` and the dataset must be the
+            same paths (a local cluster if none is found).
+        minutes: No seed is begun that would not end in this time, going by those before it; the first always is.
+        jobs: Cells side by side, on one GPU or on the cores of one machine.
 
     Returns:
-        The status of each cell by name: "done", "failed", or "running" if the worker that ran it was lost for good.
+        The status of each cell by name: "done", "failed", "waiting" if there was no time for it, or "running" if the
+        worker that ran it was lost for good.
 
     Raises:
-        ImportError: If Ray or faster-coco-eval is wanted and not installed.
         FileNotFoundError: If a model or the dataset is not there.
-        ValueError: If the folder belongs to another sweep, another command runs one in it, there is no such engine, or
-            what is trained could not be evaluated, see `check_evaluation`.
+        ImportError: If Ray, SciPy or faster-coco-eval is wanted and not installed.
+        ValueError: If the folder belongs to another sweep, another command runs one in it, there is no such engine, the
+            engine cannot do with `minutes` or `jobs`, or what is trained could not be evaluated: `check_evaluation`.
     """
     if engine not in ENGINES:
         raise ValueError(f"there is no engine {engine!r}: {', '.join(ENGINES)}")
+    if minutes is not None and (engine == "ray" or not minutes > 0):
+        raise ValueError(f"{minutes} minutes with the engine {engine!r}: they must be above 0, and 'ray' takes none")
+    if jobs < 1 or (jobs > 1 and engine != "processes"):
+        raise ValueError(f"{jobs} jobs with the engine {engine!r}: 1 or more, and above 1 with 'processes' alone")
+    student()  # before the work
     folder = Path(folder).resolve()
     plan.check(folder)
     if any(read_state(folder, cell)["status"] != "done" for cell in plan.cells()):
@@ -52,7 +69,8 @@ def run_sweep(plan: Plan, folder: str | Path, engine: str = "serial") -> dict[st
     with plan.claim(folder):
         waiting = [cell for cell in plan.cells() if read_state(folder, cell)["status"] != "done"]
         LOGGER.info(f"Sweep in {folder}: {len(waiting)} of {len(plan.cells())} cells to do")
-        for cell, status in ENGINES[engine](plan, waiting, folder):
+        cells = waiting if minutes is None else _within(waiting, minutes)
+        for cell, status in ENGINES[engine](plan, cells, folder, jobs):
             LOGGER.info(f"Sweep: {cell.name} {status}")
             try:
                 write_report(plan, folder)
@@ -60,6 +78,17 @@ def run_sweep(plan: Plan, folder: str | Path, engine: str = "serial") -> dict[st
                 LOGGER.warning(f"Sweep: the report was not written: {error}")
         write_report(plan, folder)
         return {cell.name: read_state(folder, cell)["status"] for cell in plan.cells()}
+
+
+def _within(cells: Iterable[Cell], minutes: float) -> Iterator[Cell]:
+    """Yield cells, a seed with all its arms or not at all, as long as a further seed is likely to end in time."""
+    start = time.monotonic()
+    for seeds, (_, arms) in enumerate(itertools.groupby(cells, key=lambda cell: cell.seed)):
+        spent = (time.monotonic() - start) / 60
+        if seeds and spent * (seeds + 1) / seeds > minutes:
+            LOGGER.info(f"Sweep: {spent:.1f} of {minutes:g} minutes are spent, too few are left for another seed")
+            return
+        yield from arms
 
 
 def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
@@ -71,7 +100,8 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
     start = time.monotonic()
     try:
         _train(plan, cell, state.parent)
-        settings = {key: plan.arguments[key] for key in _EVALUATION if key in plan.arguments}
+        arguments = cell.arm.settings(plan.arguments)
+        settings = {key: arguments[key] for key in _EVALUATION if key in arguments}
         best = state.parent / "train/weights/best.pt"
         result = evaluate(best, plan.data, plan.split, **settings).figures()
     except Exception as error:  # whatever stops one cell, the rest goes on; the report tells it
@@ -86,15 +116,18 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> str:
 
 def _train(plan: Plan, cell: Cell, folder: Path) -> None:
     """Train a cell in `folder`/train, from where a former training there stopped."""
-    epochs = plan.arguments.get("epochs", DEFAULT_CFG_DICT["epochs"])
+    arguments = cell.arm.settings(plan.arguments)
+    epochs = arguments.get("epochs", DEFAULT_CFG_DICT["epochs"])
     ended, checkpoint = what_is_left(folder / "train/weights", epochs)
     if ended:
         return
     if checkpoint is None:
         shutil.rmtree(folder / "train", ignore_errors=True)
     own = {"project": str(folder), "name": "train", "exist_ok": True, "seed": cell.seed, "resume": bool(checkpoint)}
-    model = checkpoint or model_file(cell.model, cell.num_param, cell.shape)
-    host_model(model).train(data=plan.data, **{"plots": False, **plan.arguments, **own})
+    model = host_model(checkpoint or cell.arm.file())
+    if arguments.get("freeze") == OFFSETS:
+        arguments["freeze"] = frozen(model.model)
+    model.train(data=plan.data, **{"plots": False, **arguments, **own})
 
 
 def what_is_left(weights: Path, epochs: int) -> tuple[bool, Path | None]:
@@ -126,21 +159,46 @@ def last_epoch(checkpoint: Path) -> int | None:
         return None
 
 
-def _serial(plan: Plan, cells: Iterable[Cell], folder: Path) -> Iterator[tuple[Cell, str]]:
+def _serial(plan: Plan, cells: Iterable[Cell], folder: Path, jobs: int) -> Iterator[tuple[Cell, str]]:
     """Run cells in this process, one after another."""
     for cell in cells:
         yield cell, run_cell(plan, cell, folder)
 
 
-def _ray(plan: Plan, cells: Iterable[Cell], folder: Path) -> Iterator[tuple[Cell, str]]:
-    """Run cells on a Ray cluster: one a GPU, or one a CPU where the cluster has no GPU."""
+def _processes(plan: Plan, cells: Iterable[Cell], folder: Path, jobs: int) -> Iterator[tuple[Cell, str]]:
+    """Run cells in processes of this machine, `jobs` side by side; the next is asked for when one has ended."""
+    rest = iter(cells)
+    context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
+    with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
+        running = {pool.submit(run_cell, plan, cell, folder): cell for cell in itertools.islice(rest, jobs)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                yield cell, future.result()
+                running.update({pool.submit(run_cell, plan, cell, folder): cell for cell in itertools.islice(rest, 1)})
+
+
+def _end_with_parent() -> None:
+    """End this process with the one that started it, whose lock on the sweep's folder ends then."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _ray(plan: Plan, cells: Iterable[Cell], folder: Path, jobs: int) -> Iterator[tuple[Cell, str]]:
+    """Run cells on a Ray cluster: one a GPU, or one a CPU where the cluster has no GPU or the CPU was asked for."""
     try:
         import ray
     except ImportError as error:
         raise ImportError("the engine 'ray' needs Ray: pip install 'ultralytics-akconv[ray]'") from error
     if not ray.is_initialized():
         ray.init()
-    needs: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+    gpu = ray.cluster_resources().get("GPU") and plan.arguments.get("device") != "cpu"
+    needs: dict[str, Any] = {"num_gpus": 1} if gpu else {"num_cpus": 1}
     remote = ray.remote(**needs, max_retries=2)(run_cell)  # a cell whose machine is lost resumes on another
     running = {remote.remote(plan, cell, folder): cell for cell in cells}
     while running:
@@ -154,7 +212,8 @@ def _ray(plan: Plan, cells: Iterable[Cell], folder: Path) -> Iterator[tuple[Cell
         yield cell, status
 
 
-ENGINES: dict[str, Callable[[Plan, Iterable[Cell], Path], Iterator[tuple[Cell, str]]]] = {
+ENGINES: dict[str, Callable[[Plan, Iterable[Cell], Path, int], Iterator[tuple[Cell, str]]]] = {
     "serial": _serial,
+    "processes": _processes,
     "ray": _ray,
 }

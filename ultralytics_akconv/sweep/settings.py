@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ultralytics.cfg import check_cfg, smart_value
 from ultralytics.utils import DEFAULT_CFG_DICT
 
@@ -53,8 +55,25 @@ def host_arguments(tokens: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def model_file(model: str | Path, num_param: int | None = None, shape: str | list | None = None) -> Path:
+def trained_on(arguments: Mapping[str, Any]) -> torch.device:
+    """Return the device that the host trains on with these arguments: the first GPU, if there is one, unless told."""
+    named = str(arguments.get("device", "")).lower()
+    if named in ("cpu", "mps") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = re.search(r"(?<!-)\d+", named)  # -1 leaves the choice to the host
+    return torch.device("cuda", int(index[0]) if index else 0)
+
+
+def model_file(
+    model: str | Path, num_param: int | None = None, shape: str | list | None = None, **options: Any
+) -> Path:
     """Return the YAML of a model, grafted with `num_param` points of a shape if a number is given.
+
+    Args:
+        model: A model YAML with ordinary convolutions.
+        num_param: Number of sampling points N.
+        shape: Initial sampling shape; "default" if None.
+        options: More options of `graft`: where, border, origin.
 
     Raises:
         FileNotFoundError: If there is no such model.
@@ -64,6 +83,7 @@ def model_file(model: str | Path, num_param: int | None = None, shape: str | lis
         if shape is not None:
             raise ValueError(f"the shape {shape!r} needs a number of points (num_param)")
         return Path(model)
-    text = graft(model, num_param, shape="default" if shape is None else shape)
+    text = graft(model, num_param, shape="default" if shape is None else shape, **options)
     suffix = shape if isinstance(shape, str) else "default" if shape is None else "custom"
+    suffix = "-".join([suffix, *(v if isinstance(v, str) else "custom" for v in options.values())])
     return cached(f"{Path(model).stem}-akconv{num_param}-{suffix}.yaml", text)

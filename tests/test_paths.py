@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which path computes the samples, and how the kernels earn the trust to be it."""
+
+import copy
+import threading
+import warnings
+from unittest import mock
+
+import pytest
+import torch
+from conftest import learned
+from sample_forms import case, needs_triton, paths
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
+
+from ultralytics_akconv import AKConv, functional, resample, sampling_points
+from ultralytics_akconv.functional import PATHS, sampling_path, using_path
+from ultralytics_akconv.functional import paths as paths_module
+from ultralytics_akconv.functional.kernels import KernelStatus, kernel_status, trust
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch):
+    monkeypatch.setattr(trust, "_known", {})
+    monkeypatch.setattr(trust, "_warned", False)
+    monkeypatch.delenv(trust.SWITCH, raising=False)
+
+
+def test_a_cpu_takes_the_bags_where_they_are_fast_and_the_plain_formula_else():
+    expected = {torch.float32: "bags", torch.float64: "bags", torch.float16: "gather", torch.bfloat16: "gather"}
+    for dtype, path in expected.items():
+        assert sampling_path(*case(dtype=dtype)) == path
+    assert sampling_path(*case((0, 3, 5, 7))) == "gather"
+    assert sampling_path(*case(device="meta")) == "gather"
+    with FakeTensorMode():
+        assert (
+            sampling_path(torch.empty(1, 3, 5, 7, device="cuda"), torch.empty(1, 10, 5, 7, device="cuda")) == "gather"
+        )
+
+
+@pytest.mark.parametrize(("trusted", "path"), [(True, "kernels"), (False, "grid")])
+def test_a_gpu_takes_the_kernels_if_they_are_trusted_and_grid_sample_else(trusted, path, monkeypatch):
+    monkeypatch.setattr(paths_module, "kernel_status", lambda device, dtype: KernelStatus(trusted, None))
+    half = torch.float16
+    assert paths_module._gpu_path(GPU, half, half) == path
+    assert paths_module._gpu_path(GPU, half, torch.float8_e5m2) == "grid"
+    assert paths_module._gpu_path(GPU, half, half, counted=False) == "grid"
+    for warn_only, expected in ((True, path), (False, path if trusted else "gather")):
+        torch.use_deterministic_algorithms(True, warn_only=warn_only)  # the host's way, and the strict one
+        try:
+            assert paths_module._gpu_path(GPU, half, half) == expected
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def test_a_forced_path_is_taken_in_every_thread_and_left_again():
+    x, offset = case()
+    seen = []
+    with using_path("grid"):
+        with using_path("gather"):
+            thread = threading.Thread(target=lambda: seen.append(sampling_path(x, offset)))
+            thread.start()
+            thread.join()
+        assert (*seen, sampling_path(x, offset)) == ("gather", "grid")
+        with mock.patch.object(paths_module, "is_traced", lambda: True):
+            assert sampling_path(x, offset) == "gather"
+    with pytest.raises(ZeroDivisionError), using_path("grid"):
+        raise ZeroDivisionError
+    assert sampling_path(x, offset) == "bags"
+    with pytest.raises(ValueError, match="one of bags, kernels, grid, gather, got 'atomic'"), using_path("atomic"):
+        pass
+
+
+def test_each_path_runs_what_it_is_named_for():
+    named = {"bags": "BagSamples", "kernels": "KernelSamples", "grid": "grid_sampler", "gather": "gather_samples"}
+    assert set(named) == set(PATHS)
+    for path, name in named.items():
+        with mock.patch.object(functional, name) as used, using_path(path):
+            resample(*case(), sampling_points(5))
+        assert used.call_count + used.apply.call_count == 1
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_self_check_compares_values_and_gradients_once_a_process(dtype):
+    before = torch.random.get_rng_state()
+    with mock.patch.object(trust, "_errors", wraps=trust._errors) as errors, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+            status = kernel_status(CPU, dtype)
+        assert kernel_status(CPU, dtype) is status
+        assert errors.call_count == 1
+    assert status.trusted and status.reason is None
+    assert set(status.errors) == {"samples", "input gradient", "offset gradient"}
+    assert max(status.errors.values()) <= trust._TOLERANCES[dtype] and min(status.errors.values()) >= 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@needs_triton
+@pytest.mark.parametrize("wrong", ["samples", "input gradient", "offset gradient", "not a number"])
+def test_a_difference_is_one_warning_and_no_trust(wrong, monkeypatch):
+    passed, plain = trust._passed, []
+
+    def spoiled(sample, *rest):
+        if sample is trust.gather_samples:
+            plain[:] = passed(sample, *rest)
+            return plain
+        place = {"samples": 0, "input gradient": 1}.get(wrong, 2)
+        return [*plain[:place], plain[place] + (float("nan") if wrong == "not a number" else 0.1), *plain[place + 1 :]]
+
+    monkeypatch.setattr(trust, "_passed", spoiled)
+    with pytest.warns(RuntimeWarning, match="not used on cpu.*differ from the plain formula.*akconv check") as told:
+        status = kernel_status(CPU, torch.float32)
+        again = kernel_status(CPU, torch.float64)
+    assert len(told) == 1
+    assert not status.trusted and not again.trusted
+    assert status.reason.startswith("they differ from the plain formula: ")
+    assert len(status.errors) == 3
+
+
+@needs_triton
+def test_a_failed_compilation_is_one_warning_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(trust, "_errors", mock.Mock(side_effect=RuntimeError("Failed to find C compiler.")))
+    with pytest.warns(
+        RuntimeWarning, match="Failed to find C compiler.*apt install gcc.*ULTRALYTICS_AKCONV_KERNELS=0"
+    ) as told:
+        statuses = [kernel_status(CPU, dtype) for dtype in (torch.float32, torch.float16, torch.float32)]
+    assert len(told) == 1
+    assert {status.reason for status in statuses} == {"RuntimeError: Failed to find C compiler."}
+    assert not any(status.trusted for status in statuses) and trust._errors.call_count == 2
+
+
+def unchecked(reason, device=CPU):
+    """Hold that there is no check, no trust and no warning, for this reason."""
+    with mock.patch.object(trust, "_errors") as errors, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kernel_status(device, torch.float32) == KernelStatus(False, reason, {})
+    errors.assert_not_called()
+
+
+def test_what_is_switched_off_absent_or_too_old_is_not_checked_and_not_warned_of(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with monkeypatch.context() as patch:
+        patch.setenv(trust.SWITCH, "0")
+        unchecked("switched off by ULTRALYTICS_AKCONV_KERNELS=0")
+    trust._known.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(trust.importlib.util, "find_spec", lambda name: None)
+        unchecked("Triton is not installed")
+    trust._known.clear()
+    monkeypatch.setattr(trust.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    unchecked("the card has compute capability 6.1, Triton needs 7.0", GPU)
+
+
+def test_nothing_is_checked_while_a_cuda_graph_is_captured_and_it_is_afterwards(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    unchecked("not checked yet, since a CUDA graph is being captured", GPU)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(trust, "_status", lambda device, dtype: KernelStatus(True))
+    assert kernel_status(GPU, torch.float32).trusted
+
+
+def test_threads_that_come_together_check_once(monkeypatch):
+    entered, calls = threading.Barrier(4), []
+
+    def status(device, dtype):
+        calls.append(dtype)
+        return KernelStatus(True)
+
+    def ask():
+        entered.wait()
+        kernel_status(CPU, torch.float32)
+
+    monkeypatch.setattr(trust, "_status", status)
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [torch.float32]
+
+
+def step(layer, x):
+    """Return the output and all gradients of a training step."""
+    x = x.clone().requires_grad_()
+    out = layer(x)
+    out.float().square().sum().backward()
+    gradients = [parameter.grad for parameter in layer.parameters()]
+    layer.zero_grad(set_to_none=True)
+    return [out.detach(), x.grad, *gradients]
+
+
+def a_layer():
+    layer = learned(AKConv(3, 4, 3, 2).double())
+    layer.conv.bn.momentum = 0.0  # a step leaves no trace
+    return layer.train(), torch.randn(2, 3, 5, 6, dtype=torch.float64)
+
+
+@paths
+def test_a_step_is_the_same_under_checkpointing_in_a_copy_and_after_inference(path):
+    layer, x = a_layer()
+    expected = step(layer, x)
+    with using_path(path):
+        with torch.inference_mode():
+            layer.eval()(x)
+        twin = copy.deepcopy(layer.train())
+        checkpointed = step(lambda_module(layer), x)
+        for found in (step(twin, x), checkpointed):
+            for actual, wanted in zip(found, expected):
+                torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9, check_stride=False)
+
+
+def lambda_module(layer):
+    """Return the layer with its activations computed again in the backward pass."""
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return checkpoint(self.layer, x, use_reentrant=False)
+
+    return Checkpointed()
+
+
+@paths
+def test_a_step_is_the_same_in_a_data_parallel_process(path, tmp_path):
+    layer, x = a_layer()
+    expected = step(layer, x)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        with using_path(path):
+            found = step(nn.parallel.DistributedDataParallel(layer), x)
+    finally:
+        torch.distributed.destroy_process_group()
+    for actual, wanted in zip(found, expected):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9, check_stride=False)
+
+
+@paths
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_trains_a_layer_by_every_path(path, half):
+    layer, x = a_layer()
+    layer, x = layer.float(), x.float()
+    wanted = step(layer, x)
+    with using_path(path), torch.autocast("cpu", half):
+        found = step(layer, x)
+    assert found[0].dtype == half
+    for actual, expected in zip(found, wanted):
+        assert (actual - expected).norm() <= 0.1 * expected.norm()  # the convolutions round, sampling does not
+
+
+@pytest.mark.parametrize(
+    ("path", "dtype"),
+    [
+        ("bags", torch.float32),
+        ("gather", torch.float16),
+        ("grid", torch.float16),
+        pytest.param("kernels", torch.float32, marks=needs_triton),
+        pytest.param("kernels", torch.float16, marks=needs_triton),
+    ],
+    ids=str,
+)
+def test_a_nan_offset_has_no_gradient_of_its_own_and_spoils_that_of_its_twin(path, dtype):
+    x, offset = case(stride=2, dtype=dtype)
+    offset[0, 1, 1, 1] = offset[1, 7, 0, 2] = offset[1, 3, 2, 0] = offset[1, 8, 2, 0] = float("nan")
+    offset.requires_grad_()
+    with using_path(path):
+        resample(x.requires_grad_(), offset, sampling_points(5), 2, "clamp").sum().backward()
+    spoiled = torch.zeros_like(offset, dtype=torch.bool)
+    spoiled[0, 6, 1, 1] = spoiled[1, 2, 0, 2] = True
+    assert torch.equal(offset.grad.isnan(), spoiled)
+    assert not offset.grad[offset.isnan()].any() and x.grad.isnan().any()

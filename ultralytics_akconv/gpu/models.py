@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Whole models: the training step under AMP as the host makes it, and validation in half precision."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils.torch_utils import init_seeds
+
+from ultralytics_akconv.benchmark.exports import settle
+from ultralytics_akconv.benchmark.models import replace_layers
+from ultralytics_akconv.benchmark.peers import naive_samples
+from ultralytics_akconv.functional.paths import using_path
+from ultralytics_akconv.gpu.clock import busy_milliseconds, step_times
+from ultralytics_akconv.gpu.exactness import paths
+from ultralytics_akconv.gpu.facts import Run
+from ultralytics_akconv.gpu.trainings import mini_dataset
+
+PLAIN, AKCONV = "yolov8n.yaml", "yolov8n-akconv.yaml"
+_BOXES = 8  # an image
+
+
+class Variant(NamedTuple):
+    """A model, the path of its AKConv layers (None: as it is chosen by itself), and the host's `deterministic`."""
+
+    model: str
+    path: str | None
+    deterministic: bool
+    published: bool = False  # with AKConv by its definition, as in the published code
+
+
+def steps(run: Run) -> None:
+    """Tell of the plain model and of AKConv by each path what a training step takes; ratios come with the table.
+
+    `deterministic` is the host's default; without it, atomic additions are allowed.
+    """
+    variants = [Variant(PLAIN, None, True), Variant(AKCONV, None, True), Variant(PLAIN, None, False)]
+    variants += [Variant(AKCONV, None, False), *(Variant(AKCONV, path, True) for path in paths())]
+    variants += [Variant(AKCONV, None, True, published=True), Variant(AKCONV, "gather", False)]
+    if run.tiny:  # the interpreter takes ten seconds a step
+        variants = [Variant(PLAIN, None, True), Variant(AKCONV, paths()[0], True), Variant(AKCONV, None, False, True)]
+    try:
+        for variant in variants:
+            run.part("training step", lambda v=variant: _step(run, v), 8, **variant._asdict())
+            gc.collect()  # a model holds itself by its hooks; the next one's peak must not count it
+            if run.cuda:
+                torch.cuda.empty_cache()
+    finally:
+        init_seeds(0, deterministic=False)
+
+
+def _step(run: Run, variant: Variant) -> dict[str, Any]:
+    """Return wall-clock time, peak memory, and by the profiler the time at work of one variant."""
+    init_seeds(0, deterministic=variant.deterministic)
+    step = training_step(run, variant)
+    with using_path(variant.path) if variant.path else nullcontext():
+        facts = step_times(step, run.device, *((1, 0) if run.tiny else (20, 5)))
+        run.part("busy", lambda: busy_milliseconds(step, run.device), **variant._asdict())
+    return facts
+
+
+def training_step(run: Run, variant: Variant) -> Callable[[], None]:
+    """Return the host's training step: its loss on random boxes, AMP, scaled gradients that are clipped, and SGD."""
+    side, batch = (32, 2) if run.tiny else (640, 16)
+    network = YOLO(variant.model).model
+    if variant.published:
+        replace_layers(network, naive_samples)
+    network = network.to(run.device, memory_format=torch.channels_last).train()
+    network.args = get_cfg()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+    scaler = _scaler(run)
+    boxes = torch.rand(batch * _BOXES, 4, device=run.device) * 0.3 + 0.3  # centre and size, as shares of the image
+    images = torch.rand(batch, 3, side, side, device=run.device).to(memory_format=torch.channels_last)
+    labels = {
+        "img": images,
+        "bboxes": boxes,
+        "cls": torch.randint(0, 80, (len(boxes), 1), device=run.device).float(),
+        "batch_idx": torch.arange(batch, device=run.device).repeat_interleave(_BOXES).float(),
+    }
+
+    def step() -> None:
+        with torch.autocast(run.device.type, dtype=torch.float16 if run.cuda else torch.bfloat16, enabled=run.cuda):
+            loss = network(labels)[0].sum()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), max_norm=10.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _scaler(run: Run) -> Any:
+    """Return what scales gradients, of whose class the name has changed with torch 2.3; on a CPU it does nothing."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(run.device.type, enabled=run.cuda)
+    return torch.cuda.amp.GradScaler(enabled=run.cuda)
+
+
+def half(run: Run) -> None:
+    """Tell how far outputs in half precision are from float32, plain and AKConv, and validate in half precision."""
+    for model in (PLAIN, AKCONV):
+        run.part("half outputs", lambda model=model: _half_outputs(run, model), 4, model=model)
+    run.part("half validation", lambda: _half_validation(run), 8, model=AKCONV)
+
+
+def settled(model: str, side: int) -> nn.Module:
+    """Return a model with offsets and statistics as training would leave them."""
+    torch.manual_seed(0)
+    network = YOLO(model).model
+    settle(network, side)
+    return network
+
+
+def _half_outputs(run: Run, model: str) -> dict[str, Any]:
+    """Return how far boxes and scores are from float32, relative to their norm, on images it was not settled on.
+
+    A model that has not been trained makes more of a difference than one that has: the plain one is the measure.
+    """
+    side = 64 if run.tiny else 640
+    network = settled(model, side).to(run.device).eval()
+    images = torch.rand(2, 3, side, side, device=run.device)
+    dtype = torch.float16 if run.cuda else torch.bfloat16
+    with torch.no_grad():
+        exact = network(images)[0]
+        rounded = network.to(dtype)(images.to(dtype))[0].float()
+    differ = (rounded - exact).split((4, exact.shape[1] - 4), 1)
+    errors = [float(a.norm() / b.norm()) for a, b in zip(differ, exact.split((4, exact.shape[1] - 4), 1))]
+    if not all(map(math.isfinite, errors)):
+        raise ArithmeticError(f"no numbers come out in half precision, boxes and scores: {errors}")
+    return {name: float(f"{error:.1e}") for name, error in zip(("boxes", "scores"), errors)}
+
+
+def _half_validation(run: Run) -> dict[str, Any]:
+    """Validate by the host on the bundled images, in half precision and not; a CPU does it in float32 both times."""
+    precision = {"quantize": 16} if "quantize" in DEFAULT_CFG_DICT else {"half": True}
+    side = 64 if run.tiny else 320
+    settings = {"data": str(mini_dataset(run)), "imgsz": side, "batch": 8, "workers": 0, "device": _index(run)}
+    settings |= {"plots": False, "verbose": False, "project": str(run.work), "name": "half", "exist_ok": True}
+    found = {}
+    for name, extra in {"half": precision, "float32": {}}.items():
+        model = YOLO(AKCONV)
+        model.model = settled(AKCONV, side)
+        metrics = model.val(**settings, **extra)
+        found[name] = {"mAP50": round(float(metrics.box.map50), 4), "ms": round(metrics.speed["inference"], 2)}
+    return found
+
+
+def _index(run: Run) -> str:
+    """Return the device as the host takes it."""
+    return str(run.device.index) if run.cuda else "cpu"
