@@ -29,7 +29,7 @@ _CHECKS = 8  # how often a run looks at the held-out images
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the layers learn; the defaults are measured, see docs/results/transfer/distillation.md."""
+    """How the layers learn; the defaults come from a few short trials, see docs/results/transfer/distillation.md."""
 
     weight_lr: float = 0.015  # by how much of its spread a layer's output moves in a step, times the error at the start
     offset_lr: float = 0.015  # by how many pixels a tap moves in a step, times that error
