@@ -11,12 +11,13 @@ RUNTIMES ?= required
 export YOLO_CONFIG_DIR := $(CURDIR)/$(VENV)/config
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
+SERVE := $(BIN)/python -m http.server --directory site 8000
 
-.PHONY: help setup train test coverage lint docs bench matrix configs clean
+.PHONY: help setup train test coverage lint docs demo demo-test bench matrix configs clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(VENV)/ready: setup.py pyproject.toml
 	@echo "== Setting up $(VENV): the package, Ultralytics and the tools of the tests"
@@ -60,7 +61,32 @@ lint: setup ## check style and formatting
 docs: setup ## build the manual into site/
 	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
 	$(BIN)/mkdocs build --strict
-	@echo "== Open site/index.html"
+	@echo "== Done. Read it: $(SERVE), then open http://localhost:8000/"
+
+# What the page "Try it" runs is of the newest trainings; neither the models nor the runtime are kept in git.
+newest = $$(ls -t "$(CURDIR)"/runs/$(1)*/weights/best.pt 2> /dev/null | head -n 1)
+
+demo: setup ## build the manual with the models and the runtime of its page "Try it"
+	@command -v npm > /dev/null || { \
+		echo "== npm is not there: install Node.js 18 or newer, or build the manual without models by 'make docs'"; exit 1; }
+	@[ -n "$(call newest,akconv-mini)" ] || $(MAKE) train
+	@[ -n "$(call newest,plain-mini)" ] || { \
+		echo "== Training yolov8n.yaml in the same way, to stand beside it"; \
+		$(BIN)/yolo train model=yolov8n.yaml data=akconv-mini.yaml epochs=$(EPOCHS) imgsz=320 batch=4 nbs=4 \
+			project="$(CURDIR)/runs" name=plain-mini; }
+	@mkdir -p build/demo && cp scripts/demo/*.json build/demo
+	cp "$(call newest,akconv-mini)" build/demo/akconv.pt
+	cp "$(call newest,plain-mini)" build/demo/plain.pt
+	@echo "== Taking ONNX Runtime for browsers from npm, by scripts/demo/package-lock.json"
+	npm ci --prefix build/demo --ignore-scripts --no-audit --no-fund
+	$(BIN)/python scripts/make_demo.py --akconv build/demo/akconv.pt --plain build/demo/plain.pt \
+		--runtime build/demo/node_modules/onnxruntime-web/dist
+	$(MAKE) docs
+	@echo "== Try it: $(SERVE), then open http://localhost:8000/try/"
+
+demo-test: setup ## test both pages in a real browser; `make demo` first, or the page "Try it" is left out
+	$(BIN)/python -m pip install --quiet --editable ".[dev,browser]"
+	$(BIN)/python -m pytest tests/browser
 
 bench: setup ## measure AKConv against Conv and against other formulations on this machine
 	$(BIN)/akconv benchmark op
@@ -75,7 +101,7 @@ configs: setup ## write cfg/models again from the installed Ultralytics
 
 # What is kept may hold a dataset of somebody's or days of training: it goes by hand alone.
 clean: ## remove .venv and what was built; says what it keeps
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) build dist site docs/assets/try *.egg-info
 	@for folder in datasets runs weights .matrix; do \
 		if [ -e "$$folder" ]; then echo "== kept $(CURDIR)/$$folder: remove it by hand if nothing in it is wanted"; fi; \
 	done

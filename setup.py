@@ -80,6 +80,7 @@ setup(
             *ONNX,
             *DOCS,
         ],
+        "browser": ["playwright"],  # which drives the system's Chromium
         "eval": EVAL,
         "export": EXPORT,
         "ray": ["ray>=2.0"],

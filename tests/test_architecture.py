@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "conversion": {"configs", "files", "functional", "grafting", "host", "modules", "opening", "shapes"},
     "paddle": set(),
     "exports": {"functional", "modules", "paddle"},
+    "demo": {"files", "modules", "plots"},
     "plugin": {"callbacks", "configs", "conversion", "exports", "grafting", "modules", "ultralytics_akconv_startup"},
     "checks": {"benchmark", "functional"},
     "gpu": {"benchmark", "configs", "evaluation", "functional", "modules", "shapes", "sweep"},

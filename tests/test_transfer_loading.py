@@ -25,6 +25,7 @@ def test_load_converts_replaced_layers_and_says_so_as_the_host_does(checkpoint, 
     items = len(target.state_dict())
     assert f"Transferred {items}/{items} items from pretrained weights" in lines
     assert any("Transferred 6 Conv layers to AKConv (N=5)" in line for line in lines)
+    assert any("akconv convert" in line and "--distill" in line for line in lines)
     expected = transfer(checkpoint, target)
     for key, value in expected.model.state_dict().items():
         assert torch.equal(target.state_dict()[key], value), key

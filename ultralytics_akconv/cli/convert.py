@@ -28,6 +28,17 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="fit the weights on images: a dataset YAML, or a folder")
     parser.add_argument("--images", type=positive, default=64, help="how many images to fit on at most (default 64)")
     parser.add_argument("--imgsz", type=positive, help="their side in pixels (default: what the source was trained at)")
+    parser.add_argument(
+        "--distill",
+        type=int,
+        metavar="STEPS",
+        help="then let the new layers learn together from the source, unlabelled",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images to learn from (default 0)")
+    parser.add_argument(
+        "--device", help="where to learn and validate, as yolo takes it (default: a GPU if there is one)"
+    )
+    parser.add_argument("--no-val", action="store_true", help="do not validate, if --data has labels")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the layers' errors and taps")
     parser.add_argument("--from-published", metavar="FILE", help="a state dict of the published code, for --model")
     parser.add_argument(
@@ -66,10 +77,14 @@ def _run_convert(options: argparse.Namespace) -> None:
     else:
         if not options.source or options.nc is not None:
             raise ValueError("give a source checkpoint; --nc belongs to --from-published and --from-fork")
-        fit = {"data": options.data, "images": options.images, "imgsz": options.imgsz}
+        fit = {name: getattr(options, name) for name in ("data", "images", "imgsz", "distill", "device", "seed")}
         result = transfer(options.source, options.model, **graft_options, **fit)
         print(result.table())
         result.save(options.output)
         if options.plot:
             print(f"wrote {result.plot(options.plot)}")
     print(f"wrote {options.output}")
+    if options.data and not options.no_val:
+        from ultralytics_akconv.conversion.validation import kept  # it imports the host's models
+
+        print(kept(result, options.data, options.imgsz, options.device))

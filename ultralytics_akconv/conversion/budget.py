@@ -10,7 +10,8 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv.conversion.calibration import capture
-from ultralytics_akconv.conversion.closed_form import expected_error, kernel_gram, place_taps
+from ultralytics_akconv.conversion.closed_form import expected_error, kernel_gram, place_taps, project
+from ultralytics_akconv.conversion.expectation import Expectation
 from ultralytics_akconv.conversion.pairs import Pair
 from ultralytics_akconv.host import input_channels
 
@@ -52,8 +53,8 @@ class _Option:
 
     num_param: int
     saved: float
-    error: float  # the largest expected relative error of the row's layers
-    lost: float  # the sum of their squares
+    error: float  # the largest expected relative error of the row's layers, if it is asked for
+    lost: float  # the sum of the squares of what the weights alone let expect
 
 
 def choose(budget: Budget, pairs: list[Pair], source: nn.Module) -> dict[int, int]:
@@ -71,11 +72,12 @@ def choose(budget: Budget, pairs: list[Pair], source: nn.Module) -> dict[int, in
         ValueError: If the bound cannot be kept; the message says what can.
     """
     pixels = _output_pixels(pairs, source) if budget.kind == "gflops" else {}
+    expectation = Expectation(source, pairs) if budget.kind == "error" else None
     rows: dict[int, list[Pair]] = {}
     for pair in pairs:
         rows.setdefault(int(pair.name.split(".")[1]), []).append(pair)
     options = {
-        index: [option for n in _NUMBERS if (option := _option(members, n, pixels)).saved > 0]
+        index: [option for n in _NUMBERS if (option := _option(members, n, pixels, expectation)).saved > 0]
         for index, members in rows.items()
     }
     if budget.kind == "error":
@@ -87,18 +89,22 @@ def choose(budget: Budget, pairs: list[Pair], source: nn.Module) -> dict[int, in
     return _saving(budget, (1 - budget.value) * total, total, options)
 
 
-def _option(pairs: list[Pair], num_param: int, pixels: dict[str, int]) -> _Option:
+def _option(pairs: list[Pair], num_param: int, pixels: dict[str, int], expectation: Expectation | None) -> _Option:
     """Return what a row saves and loses with N points: parameters, or operations where output sizes are given."""
-    saved, errors = 0.0, []
+    saved, lost, errors = 0.0, 0.0, [0.0]
     for pair in pairs:
         c1, c2 = pair.akconv.in_channels, pair.akconv.out_channels
         if pixels:  # two operations a weight and output pixel
             saved += 2 * pixels[pair.name] * (9 * c1 * c2 - (c1 * c2 * num_param + 9 * c1 * 2 * num_param))
         else:
             saved += 9 * c1 * c2 - (c1 * c2 * num_param + (9 * c1 + 1) * 2 * num_param)
-        gram = kernel_gram(pair.conv.conv.weight.detach().cpu(), pair.gain)
-        errors.append(float(expected_error(gram, place_taps(gram, num_param))))
-    return _Option(num_param, saved, max(errors), sum(error**2 for error in errors))
+        kernels = pair.conv.conv.weight.detach().cpu()
+        gram = kernel_gram(kernels, pair.gain)
+        taps = place_taps(gram, num_param)
+        lost += float(expected_error(gram, taps)) ** 2
+        if expectation is not None:
+            errors.append(expectation.error(pair, taps, project(kernels, taps)))
+    return _Option(num_param, saved, max(errors), lost)
 
 
 def _output_pixels(pairs: list[Pair], source: nn.Module) -> dict[str, int]:

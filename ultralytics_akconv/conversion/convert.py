@@ -13,12 +13,11 @@ from typing import Any
 import yaml
 from torch import nn
 from ultralytics.nn import tasks
-from ultralytics.utils import LOGGER
 
 from ultralytics_akconv.conversion.budget import Budget, choose
-from ultralytics_akconv.conversion.calibration import fit
 from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
-from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, solve_without_data
+from ultralytics_akconv.conversion.expectation import Expectation
+from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, solve_without_data, taps_of
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
 from ultralytics_akconv.host import built_like, input_channels
@@ -46,6 +45,9 @@ def transfer(
     data: str | Path | None = None,
     images: int = 64,
     imgsz: int | None = None,
+    distill: int | None = None,
+    device: str | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> Transfer:
     """Return a trained model with chosen convolutions as AKConv that compute nearly the same.
@@ -63,8 +65,12 @@ def transfer(
             that is best: "params=0.95" or "gflops=0.95" of the source's, or "error=0.1" for the expected relative
             error of every layer.
         data: Images for a least-squares fit: a dataset's YAML or name, or a folder. None: from the weights alone.
-        images: How many images to use at most.
+        images: How many images the least-squares fit uses at most.
         imgsz: Side of their square input in pixels; the source's training size by default.
+        distill: Steps in which, after the fit, the new layers learn together from the source model on the unlabelled
+            images of `data`, a batch of them a step. Every other tensor stays as it is.
+        device: Where they learn, as the host takes it ("cpu", "0"); a GPU if there is one by default.
+        seed: Of the choice of these images and their augmentation.
         options: What else `graft` takes: `where`, `shape`, `border`, `origin` and `convs`. Here `border` is "zeros" and
             `origin` "center" by default, as in an ordinary convolution; the initial shape makes no difference to the
             result, because the offset bias moves its points.
@@ -85,6 +91,7 @@ def transfer(
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise TypeError(f"unknown option {', '.join(unknown)}: allowed are {', '.join(_OPTIONS)}")
+    _check_steps(distill, data)
     source = read_source(source)
     if any(True for _ in akconvs(source)):
         raise ValueError("the source model holds AKConv already: nothing is left to transfer")
@@ -105,7 +112,8 @@ def transfer(
             numbers = choose(limit, find_all_pairs(trial, source), source)
             options["where"], num_param = list(numbers), list(numbers.values())
         target = _grafted(source, num_param=5 if num_param is None else num_param, **options)
-    return _filled(target, source, data, images, imgsz)
+    result = _filled(target, source)
+    return result if data is None else _refined(result, data, images, imgsz, distill, device, seed)
 
 
 def find_all_pairs(model: nn.Module, source: nn.Module) -> list[Pair]:
@@ -194,7 +202,7 @@ def _take_settings(model: nn.Module, source: nn.Module) -> None:
             target.bn.eps, target.bn.momentum = bn.eps, bn.momentum
 
 
-def _filled(model: nn.Module, source: nn.Module, data: str | Path | None, images: int, imgsz: int | None) -> Transfer:
+def _filled(model: nn.Module, source: nn.Module) -> Transfer:
     """Give a model the source's weights and attributes, converted where it has AKConv."""
     pairs = find_all_pairs(model, source)
     priors = [solve_without_data(pair) for pair in pairs]
@@ -211,22 +219,54 @@ def _filled(model: nn.Module, source: nn.Module, data: str | Path | None, images
         if not name.startswith("_") and name not in ("yaml", "model", "save", "criterion", "training"):
             setattr(model, name, deepcopy(value))
     model.eval()
-    reports = [_report(pair, prior.taps.tolist(), prior.error) for pair, prior in zip(pairs, priors)]
-    if data is not None:
-        # Here, because the host is in the middle of importing its own data room when it loads the plug-in.
-        from ultralytics_akconv.conversion.images import CalibrationImages
-
-        args = getattr(source, "args", {})
-        args = args if isinstance(args, dict) else vars(args)
-        channels = input_channels(source)
-        task = getattr(source, "task", "detect")
-        size = imgsz or args.get("imgsz") or 640
-        side = max(size) if isinstance(size, (list, tuple)) else size  # the host also trains at [height, width]
-        batches = CalibrationImages(data, images, side, task, channels)
-        LOGGER.info(f"AKConv: fitting {len(pairs)} layers on {len(batches)} images")
-        errors = fit(model, source, pairs, priors, batches)
-        reports = [replace(report, prior=prior, fitted=fitted) for report, (prior, fitted) in zip(reports, errors)]
+    expectation = Expectation(source, pairs)
+    reports = [_report(pair, expectation.error(pair, prior.taps, prior.weight)) for pair, prior in zip(pairs, priors)]
     return Transfer(model, source, tuple(reports))
+
+
+def _refined(
+    result: Transfer,
+    data: str | Path,
+    images: int,
+    imgsz: int | None,
+    distill: int | None,
+    device: str | None,
+    seed: int,
+) -> Transfer:
+    """Return a conversion without data after what images do for it, with the errors measured on them."""
+    # Here, because the host is in the middle of importing its own data room when it loads the plug-in.
+    from ultralytics_akconv.conversion.refinement import Images, refine
+
+    source = result.source
+    side, task = imgsz or training_side(source), getattr(source, "task", "detect")
+    what = Images(data, images, side, task, input_channels(source), distill, device, seed)
+    pairs = find_all_pairs(result.model, source)
+    done = refine(result.model, source, pairs, what)
+    layers = [
+        replace(layer, taps=taps_of(pair.akconv), prior=prior, fitted=fitted)
+        for layer, pair, (prior, fitted) in zip(result.layers, pairs, done.layers)
+    ]
+    return replace(result, layers=tuple(layers), refined=done)
+
+
+def training_side(source: nn.Module) -> int:
+    """Return the side of the images that a model was trained at, in pixels."""
+    args = getattr(source, "args", {})
+    args = args if isinstance(args, dict) else vars(args)
+    size = args.get("imgsz") or 640
+    return max(size) if isinstance(size, (list, tuple)) else size  # the host also trains at [height, width]
+
+
+def _check_steps(steps: int | None, data: str | Path | None) -> None:
+    """Raise an error unless steps of learning are None, or a number of at least 1 and there are images."""
+    if steps is None:
+        return
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(f"distill must be a number of steps, got {steps!r} ({type(steps).__name__})")
+    if steps < 1:
+        raise ValueError(f"distill must be at least 1 step, got {steps}; leave it out to fit alone")
+    if data is None:
+        raise ValueError("distill needs data: images to learn from, with or without labels")
 
 
 def _check_same(wanted: dict[str, Any], given: dict[str, Any]) -> None:
@@ -246,10 +286,15 @@ def _check_same(wanted: dict[str, Any], given: dict[str, Any]) -> None:
         )
 
 
-def _report(pair: Pair, taps: list[list[float]], expected: float) -> LayerReport:
+def _report(pair: Pair, expected: float) -> LayerReport:
     """Return the report of a layer converted without data."""
     akconv = pair.akconv
-    places = tuple((row, col) for row, col in taps)
     return LayerReport(
-        pair.name, akconv.in_channels, akconv.out_channels, akconv.stride, akconv.num_param, places, expected
+        pair.name,
+        akconv.in_channels,
+        akconv.out_channels,
+        akconv.stride,
+        akconv.num_param,
+        taps_of(akconv),
+        expected,
     )

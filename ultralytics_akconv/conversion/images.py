@@ -29,7 +29,8 @@ def image_files(data: str | Path, task: str) -> list[Path]:
         FileNotFoundError: If there is no such dataset or folder, or no image in it.
     """
     if Path(data).is_dir():
-        roots = [data]
+        train = Path(data) / "train"
+        roots = [train if task == "classify" and train.is_dir() else Path(data)]
     else:
         try:
             dataset = check_cls_dataset(str(data)) if task == "classify" else check_det_dataset(str(data))
@@ -62,30 +63,29 @@ class CalibrationImages:
     """A few images of a dataset as batches of a model's input; may be gone through many times.
 
     Args:
-        data: A dataset's YAML or name, or a folder of images.
-        count: How many images to take at most, spread evenly over the dataset.
+        files: The image files to choose from.
+        count: How many images to take at most, spread evenly over the files.
         imgsz: Side of the square input in pixels.
         task: The model's task.
         channels: Channels of the model's input.
 
     Raises:
-        FileNotFoundError: If no image is found or can be read.
+        FileNotFoundError: If no image can be read.
         ValueError: If a number is not allowed.
     """
 
-    def __init__(self, data: str | Path, count: int, imgsz: int, task: str, channels: int = 3) -> None:
+    def __init__(self, files: Sequence[Path], count: int, imgsz: int, task: str, channels: int = 3) -> None:
         if count < 1 or imgsz < 32:
             raise ValueError(f"images must be at least 1 and imgsz at least 32, got {count} and {imgsz}")
         if channels not in (1, 3):
             raise ValueError(
                 f"calibration images have 1 or 3 channels, the model takes {channels}: convert without data"
             )
-        files = image_files(data, task)
         picks = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
         flag = IMREAD_GRAYSCALE if channels == 1 else IMREAD_COLOR
         images = [image for image in (imread(str(files[pick]), flag) for pick in picks) if image is not None]
         if not images:
-            raise FileNotFoundError(f"none of the {len(picks)} calibration images at data={str(data)!r} can be read")
+            raise FileNotFoundError(f"none of the {len(picks)} calibration images can be read, first '{files[0]}'")
         images = [image.reshape(*image.shape[:2], channels)[..., ::-1] for image in images]  # BGR to RGB
         if task == "classify":
             transforms = classify_transforms(imgsz)

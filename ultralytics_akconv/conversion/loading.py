@@ -34,6 +34,11 @@ def converting_load(host_load: Callable) -> Callable:
             handle.remove()
         if verbose:
             LOGGER.info(f"Transferred {len(pairs)} Conv layers to AKConv (N={_numbers(pairs)}), offsets start at rest")
+            if any(pair.akconv.num_param < 9 for pair in pairs):  # from nine points on nothing is lost
+                LOGGER.info(
+                    "This start is made from the weights alone; images, labelled or not, keep more of what the source "
+                    "knew: akconv convert SOURCE.pt --model MODEL.yaml --data DATA.yaml --distill 300 -o START.pt"
+                )
         return result
 
     return load

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv.conversion.closed_form import expected_error, kernel_gram, place_taps, project
+from ultralytics_akconv.conversion.closed_form import kernel_gram, place_taps, project
 from ultralytics_akconv.modules import AKConv
 
 # With the "paper" border a tap that lands on the last pixel counts twice. So close before it, it reads the same pixel
@@ -40,12 +40,10 @@ class Prior:
     Attributes:
         taps: Places of the taps (N, 2) in input pixels, in the order of the AKConv's points.
         weight: Weights of the taps (C2, C1, N), float64.
-        error: Expected relative error of the output under the prior, root mean square.
     """
 
     taps: Tensor
     weight: Tensor
-    error: float
 
 
 def mismatch(akconv: AKConv, source: nn.Module | None) -> str | None:
@@ -96,14 +94,13 @@ def solve_without_data(pair: Pair) -> Prior:
     gram = kernel_gram(kernels, pair.gain)
     taps = place_taps(gram, pair.akconv.num_param)
     weight = project(kernels, taps)
-    error = float(expected_error(gram, taps)) if pair.akconv.num_param < 9 else 0.0
     if pair.akconv.border == "paper":
         taps = torch.where(taps == 1, 1 - _BEFORE_LAST, taps)
     # Both in row-major order, so that no point is moved further than it must be.
     by_point = sorted(range(len(taps)), key=pair.akconv.points.__getitem__)
     by_tap = sorted(range(len(taps)), key=taps.tolist().__getitem__)
     order = [tap for _, tap in sorted(zip(by_point, by_tap))]
-    return Prior(taps[order], weight[..., order], error)
+    return Prior(taps[order], weight[..., order])
 
 
 def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -124,6 +121,12 @@ def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tenso
     }
     state.update({f"conv.bn.{key}": value for key, value in pair.conv.bn.state_dict().items()})
     return state
+
+
+def taps_of(akconv: AKConv) -> tuple[tuple[float, float], ...]:
+    """Return where an AKConv reads as far as it does not depend on the image, (row, col) from the pixel's anchor."""
+    rows, cols = akconv.p_conv.bias.detach().cpu().view(2, -1).tolist()
+    return tuple((row + y, col + x) for (row, col), y, x in zip(akconv.points, rows, cols))
 
 
 def converted_tensors(model: nn.Module, source: nn.Module) -> tuple[dict[str, Tensor], list[Pair]]:

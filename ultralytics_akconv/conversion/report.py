@@ -5,11 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ultralytics_akconv.conversion.checkpoint import write_checkpoint
 from ultralytics_akconv.files import save_figure
+
+if TYPE_CHECKING:  # it needs the host's data room, which the host may be in the middle of importing
+    from ultralytics_akconv.conversion.refinement import Refined
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,9 @@ class LayerReport:
     """One converted layer.
 
     Errors are root mean squares of the difference to the source layer's output, relative to that output, both before
-    the activation and without their means. `expected` is computed from the weights, for maps as smooth as most are
-    and without their borders. `prior` and `fitted` are measured on the calibration images, borders
-    included, before and after the least squares; None without images.
+    the activation and without their means. `expected` is measured on pictures of noise with the spectrum of natural
+    ones, without what borders do. `prior` and `fitted` are measured on the calibration images, borders included, before
+    and after the least squares; None without images.
     """
 
     name: str
@@ -41,11 +45,13 @@ class Transfer:
         model: The converted model, in eval mode.
         source: The source model it was made from.
         layers: A report of each converted layer, front to back.
+        refined: What images did to the whole model, None without them.
     """
 
     model: nn.Module
     source: nn.Module
     layers: tuple[LayerReport, ...]
+    refined: Refined | None = None
 
     def save(self, file: str | Path) -> Path:
         """Write the model as a checkpoint of the host and return its path; see `write_checkpoint`."""
@@ -54,14 +60,16 @@ class Transfer:
     def table(self) -> str:
         """Return the report as text, a line a layer."""
         measured = any(layer.fitted is not None for layer in self.layers)
-        titles = ["layer", "in", "out", "stride", "N", "expected"] + ["without data", "fitted"] * measured
+        titles = ["layer", "in", "out", "stride", "N"] + (["without data", "fitted"] if measured else ["expected"])
         rows = [titles]
         for layer in self.layers:
-            errors = [layer.expected] + [layer.prior, layer.fitted] * measured
+            errors = [layer.prior, layer.fitted] if measured else [layer.expected]
             numbers = [layer.in_channels, layer.out_channels, layer.stride, layer.num_param]
             rows.append([layer.name, *map(str, numbers), *(f"{100 * error:.1f} %" for error in errors)])
         widths = [max(len(row[i]) for row in rows) for i in range(len(titles))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+        if self.refined is not None:
+            lines.append(self.refined.line())
         before, after = (sum(p.numel() for p in model.parameters()) for model in (self.source, self.model))
         lines.append(f"parameters: {before:,} -> {after:,} ({100 * after / before:.1f} %)")
         return "\n".join(lines)

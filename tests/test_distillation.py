@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Converted layers that learn together from the source model on images without labels."""
+
+import copy
+import math
+import random
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import layers_of
+from conversions import IMAGES, trained
+from torch.nn.utils import parametrize
+from ultralytics import YOLO
+from ultralytics.utils import LOGGER
+
+from ultralytics_akconv import akconv2d, transfer
+from ultralytics_akconv.cli import main
+from ultralytics_akconv.conversion import distillation, refinement
+from ultralytics_akconv.conversion.calibration import capture
+from ultralytics_akconv.conversion.coordinates import Uncorrelated
+from ultralytics_akconv.conversion.distances import head_error, head_inputs, map_variances
+from ultralytics_akconv.conversion.distillation import Recipe, distill
+from ultralytics_akconv.conversion.expectation import noise_pictures
+from ultralytics_akconv.conversion.images import CalibrationImages, image_files
+from ultralytics_akconv.conversion.pairs import find_pairs
+from ultralytics_akconv.conversion.unlabelled import UnlabelledImages, endless_batches, seeded
+
+SMALL = {"images": 4, "imgsz": 64, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of eight pictures without labels, as a camera leaves them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for file in sorted(IMAGES.iterdir())[:8]:
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the host's logger is told."""
+    lines = []
+    for kind in ("info", "warning"):
+        monkeypatch.setattr(LOGGER, kind, lines.append)
+    return lines
+
+
+def state_of(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+# What learns, and what stays
+
+
+def test_layers_that_were_spoilt_learn_together_what_the_source_does(source, pictures):
+    result = transfer(source, num_param=9)
+    for layer in layers_of(result.model):
+        weight = layer.conv.conv.weight
+        weight.data.mul_(1 + 0.2 * torch.randn(weight.shape))
+    before, learnable = state_of(result.model), [p.requires_grad for p in result.model.parameters()]
+    batches = list(CalibrationImages(image_files(pictures, "detect"), 8, 64, "detect"))
+    names = [layer.name for layer in result.layers]
+    learned = distill(result.model, result.source, names, iter(batches * 6), batches, 12, torch.device("cpu"))
+    assert learned.after < 0.8 * learned.before and 0 < learned.step <= learned.steps == 12
+    assert [step for step, _, _ in learned.curve] == [2, 3, 5, 6, 8, 9, 11, 12]
+    assert learned.after == min(error for _, _, error in learned.curve)
+    variances = map_variances(result.source, batches)
+    assert head_error(result.source, result.model, batches, variances) == pytest.approx(learned.after, rel=1e-3)
+    changed = {key for key, value in result.model.state_dict().items() if not torch.equal(before[key], value)}
+    expected = {
+        f"{name}.{key}"
+        for name in names
+        for key in ("conv.conv.weight", "conv.bn.bias", "p_conv.weight", "p_conv.bias")
+    }
+    assert changed == expected
+    assert not any(parametrize.is_parametrized(module) for module in result.model.modules())
+    assert not result.model.training and [p.requires_grad for p in result.model.parameters()] == learnable
+
+
+def test_every_tensor_outside_the_new_layers_stays_and_nothing_lies_beside_the_images(source, pictures):
+    before = {path: path.read_bytes() for path in sorted(pictures.rglob("*"))}
+    result = transfer(source, num_param=3, data=pictures, distill=2, **SMALL)
+    names = tuple(f"{layer.name}." for layer in result.layers)
+    for key, value in source.state_dict().items():
+        if not key.startswith(names):
+            assert torch.equal(result.model.state_dict()[key], value), key
+    assert {path: path.read_bytes() for path in sorted(pictures.rglob("*"))} == before
+
+
+def test_the_error_in_the_report_is_the_one_of_the_model_it_returns(source, pictures):
+    result = transfer(source, num_param=3, data=pictures, distill=8, seed=4, **SMALL)
+    _, held_out = refinement._split(image_files(pictures, "detect"), seed=4)
+    batches = CalibrationImages(held_out, 99, 64, "detect")
+    variances = map_variances(result.source, batches)
+    error = head_error(result.source, result.model, batches, variances)
+    assert error == pytest.approx(result.refined.learned.after, rel=1e-3)
+    assert f"{100 * error:.1f} % after" in result.table()
+
+
+def test_the_maps_compared_are_those_that_the_head_reads(source):
+    images, seen = torch.rand(1, 3, 64, 64), []
+    handle = source.model[-1].register_forward_pre_hook(lambda head, args: seen.extend(args[0]))
+    with torch.no_grad():
+        source(images)
+        handle.remove()
+        maps = head_inputs(source, images)
+    assert [m.shape[-1] for m in maps] == [8, 4, 2]
+    assert all(torch.equal(a, b) for a, b in zip(maps, seen))
+    assert not source.model[-1]._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("yolo11n-seg.yaml", "downsample"),
+        ("yolov8n-pose.yaml", "blocks"),
+        ("yolov8n-cls.yaml", "downsample"),
+    ],
+)
+def test_models_of_every_task_learn(name, where, pictures):
+    model = trained(name, nc=4)
+    result = transfer(model, num_param=3, data=pictures, distill=2, where=where, **SMALL)
+    learned = result.refined.learned
+    assert len(learned.curve) == 2 and all(math.isfinite(value) for row in learned.curve for value in row)
+    assert learned.after <= learned.before
+
+
+def test_a_seed_gives_the_same_model_again_and_the_programs_random_numbers_stay(source, pictures):
+    numbers = random.getstate(), np.random.get_state()[1].tolist()
+    first, again, other = (
+        state_of(transfer(source, num_param=3, data=pictures, distill=3, seed=seed, **SMALL).model)
+        for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+    assert numbers == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_a_state_that_is_worse_than_the_start_is_never_kept(source, pictures, said):
+    result = transfer(source, num_param=5, data=pictures, **SMALL)
+    before = state_of(result.model)
+    batches = list(CalibrationImages(image_files(pictures, "detect"), 4, 64, "detect"))
+    names = [layer.name for layer in result.layers]
+    wild = Recipe(weight_lr=50.0, offset_lr=50.0)
+    learned = distill(result.model, source, names, iter(batches * 4), batches, 4, torch.device("cpu"), wild)
+    assert learned.step == 0 and learned.after == learned.before
+    assert all(torch.equal(before[key], value) for key, value in result.model.state_dict().items())
+    assert any("no state better" in line for line in said)
+
+
+def test_coordinates_of_a_weight_have_uncorrelated_inputs_and_give_the_weight_back():
+    rows = torch.randn(500, 6) @ torch.randn(6, 12)  # twelve inputs of rank six: alike, as neighbouring taps
+    moments = rows.T @ rows / len(rows)
+    uncorrelated = Uncorrelated(moments, torch.rand(4) + 0.5)
+    weight = torch.randn(4, 2, 6, 1)
+    torch.testing.assert_close(uncorrelated(uncorrelated.right_inverse(weight)), weight, rtol=1e-3, atol=1e-4)
+    white = uncorrelated.inverse @ moments @ uncorrelated.inverse.T
+    assert (white - torch.diag(white.diagonal())).abs().max() < 0.2
+    assert white.diagonal().max() <= 1.001
+
+
+def test_a_source_on_another_device_and_in_half_precision_learns_too(source, pictures, device):
+    moved = copy.deepcopy(source).to(device).half()
+    result = transfer(moved, num_param=3, data=pictures, distill=2, images=4, imgsz=64, device=str(device))
+    assert {value.device.type for value in result.model.state_dict().values()} == {"cpu"}
+    assert next(moved.parameters()).device.type == device.type and next(moved.parameters()).dtype == torch.float16
+
+
+def test_the_error_to_expect_is_the_one_that_the_new_layer_has_on_the_same_pictures(source):
+    result = transfer(source, num_param=4)
+    pairs, _ = find_pairs(result.model, result.source)
+    pictures = noise_pictures(3)
+    assert pictures.min() >= 0 and pictures.max() <= 1 and torch.equal(pictures, noise_pictures(3))
+    for pair, layer in zip(pairs[:2], result.layers):
+        ((x, wanted),) = capture(result.source, [pair.conv.conv], pictures)
+        akconv = pair.akconv
+        with torch.no_grad():
+            offsets = akconv.offsets(x)
+            got = akconv2d(x, offsets, akconv.conv.conv.weight, akconv.points, None, akconv.stride, akconv.border)
+        gain = pair.gain.float()[:, None, None]
+        lost, whole = ((gain * each).var((0, 2, 3)).sum() for each in (got - wanted, wanted))
+        assert float((lost / whole).sqrt()) == pytest.approx(layer.expected, rel=1e-3)
+
+
+# Images
+
+
+def test_images_come_as_the_model_takes_them(tmp_path):
+    red = np.zeros((48, 64, 3), np.uint8)
+    red[..., 2] = 200  # OpenCV writes BGR
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), red)
+    files = image_files(tmp_path, "detect")
+    with seeded(0):
+        batch = next(endless_batches(files, 64, "detect", 3, 2, torch.device("cpu")))
+        assert len(UnlabelledImages(files, 64)) == 3
+    assert batch.shape == (2, 3, 64, 64) and batch.min() >= 0 and batch.max() <= 1
+    middle = batch[:, :, 32, 32]
+    assert (middle[:, 0] > 0.4).all() and (middle[:, 1:] < 0.2).all()
+
+
+def test_batches_never_end_and_are_augmented(pictures):
+    files = image_files(pictures, "detect")[:2]
+    with seeded(0):
+        feed = endless_batches(files, 64, "detect", 3, 2, torch.device("cpu"))
+        batches = [next(feed) for _ in range(3)]
+    assert not torch.equal(batches[0].sort(0).values, batches[1].sort(0).values)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_handful_of_images_is_enough(source, pictures, count, tmp_path, said):
+    for file in sorted(pictures.iterdir())[:count]:
+        shutil.copy(file, tmp_path)
+    result = transfer(source, num_param=4, data=tmp_path, distill=2, **SMALL)
+    assert result.refined.images == 1 and result.refined.learned.steps == 2
+    assert any("one image alone" in line for line in said) == (count == 1)
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_images_of_one_colour_do_no_harm(source, colour, tmp_path):
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((64, 64, 3), colour, np.uint8))
+    result = transfer(source, num_param=4, data=tmp_path, distill=3, **SMALL)
+    learned = result.refined.learned
+    assert all(value.isfinite().all() for value in result.model.state_dict().values())
+    assert learned.after <= learned.before
+
+
+def test_a_file_that_is_no_image_is_left_out_and_named(source, pictures, tmp_path, said):
+    for file in pictures.iterdir():
+        shutil.copy(file, tmp_path)
+    names = [file.name for file in sorted(tmp_path.iterdir())]
+    _, held_out = refinement._split(sorted(tmp_path.iterdir()), 0)
+    broken = next(name for name in names if name not in {file.name for file in held_out})
+    (tmp_path / broken).write_bytes(b"no image")
+    assert transfer(source, data=tmp_path, distill=1, **SMALL).refined.learned.steps == 1
+    assert any("cannot be read" in line and broken in line for line in said)
+
+
+# What is refused, and an interrupt
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "message"),
+    [
+        (0, ValueError, "at least 1 step, got 0"),
+        (-3, ValueError, "at least 1 step, got -3"),
+        (2.5, TypeError, "number of steps, got 2.5"),
+        (True, TypeError, "number of steps, got True"),
+    ],
+)
+def test_steps_that_are_none_are_refused(source, pictures, steps, error, message):
+    with pytest.raises(error, match=message):
+        transfer(source, data=pictures, distill=steps)
+
+
+def test_learning_without_images_is_refused(source):
+    with pytest.raises(ValueError, match="distill needs data"):
+        transfer(source, distill=10)
+
+
+def test_an_interrupt_leaves_nothing_and_another_try_works(checkpoint, pictures, tmp_path, monkeypatch):
+    output = tmp_path / "out" / "model.pt"
+    output.parent.mkdir()
+    command = [
+        "convert",
+        str(checkpoint),
+        "--data",
+        str(pictures),
+        "--distill",
+        "4",
+        "--imgsz",
+        "64",
+        "-o",
+        str(output),
+    ]
+    measured = distillation.head_error
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:  # in the middle of the steps
+            raise KeyboardInterrupt
+        return measured(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(distillation, "head_error", interrupted)
+        assert main([*command, "--device", "cpu"]) == 130
+    assert not list(output.parent.iterdir())
+    assert main([*command, "--device", "cpu"]) == 0
+    assert [file.name for file in output.parent.iterdir()] == ["model.pt"]
+
+
+# The command
+
+
+def test_the_command_reports_the_whole_models_error_and_what_the_validation_set_says(
+    checkpoint, mini_dataset, tmp_path, capsys
+):
+    output = tmp_path / "out.pt"
+    command = ["convert", str(checkpoint), "--data", str(mini_dataset), "--imgsz", "64", "--device", "cpu"]
+    assert main([*command, "--distill", "2", "--images", "4", "-o", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "error of what the head reads" in printed and "steps together" in printed
+    assert "kept, by the validation set: " in printed and "mAP50-95(B)" in printed
+    assert len(layers_of(YOLO(output).model)) == 6
+    assert main([*command, "--no-val", "--images", "4", "-o", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "kept" not in printed and "without data" in printed and "expected" not in printed
+
+
+def test_the_command_says_why_it_measures_nothing(checkpoint, pictures, mini_dataset, tmp_path, capsys):
+    command = ["convert", str(checkpoint), "--imgsz", "64", "--images", "2", "-o", str(tmp_path / "out.pt")]
+    assert main([*command, "--data", str(pictures)]) == 0
+    assert "kept: not measured" in (printed := capsys.readouterr().out) and "folder of images" in printed
+    shutil.rmtree(mini_dataset.parent / "akconv-mini" / "labels")
+    assert main([*command, "--data", str(mini_dataset)]) == 0
+    assert "have no labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("steps", "message"), [("0", "at least 1"), ("-2", "at least 1")])
+def test_the_command_refuses_steps_that_are_none(steps, message, checkpoint, pictures, tmp_path, capsys):
+    command = ["convert", str(checkpoint), "--data", str(pictures), f"--distill={steps}", "-o", str(tmp_path / "o.pt")]
+    assert main(command) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "o.pt").exists()
