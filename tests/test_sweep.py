@@ -34,6 +34,8 @@ REPORT = {
     "cells.csv", "curves.csv", "differences.csv", "results.json", "table.md", "ap.png", "curves.png", "sweep.json",
     "sweep.lock",
 }  # fmt: skip
+# Arms of which the first fails in the training, not before.
+ONE_FAILS = {"num_param": (), "baseline": False, "arms": ({"optimizer": "None such"}, {"lr0": 0.01})}
 
 
 @pytest.fixture
@@ -129,11 +131,10 @@ def test_a_checkpoint_cut_off_by_a_kill_starts_the_cell_anew(data, tmp_path, cap
 
 @pytest.mark.slow
 def test_a_failed_cell_is_told_and_the_rest_goes_on(data, tmp_path):
-    plan = plan_of(data, models=("yolov99n.yaml", "yolov8n.yaml"), num_param=())
-    status = run_sweep(plan, tmp_path / "sweep")
-    assert status == {"yolov99n-plain-seed0": "failed", "yolov8n-plain-seed0": "done"}
+    status = run_sweep(plan := plan_of(data, **ONE_FAILS), tmp_path / "sweep")
+    assert status == {"yolov8n-plain-optimizer-None-such-seed0": "failed", "yolov8n-plain-lr0-0.01-seed0": "done"}
     text = (tmp_path / "sweep/table.md").read_text("utf-8")
-    assert "Failed:\n- yolov99n-plain-seed0: FileNotFoundError: " in text
+    assert "Failed:\n- yolov8n-plain-optimizer-None-such-seed0: NotImplementedError: " in text
     state = read_state(tmp_path / "sweep", plan.cells()[0])
     assert "Traceback" in state["traceback"]
 
@@ -429,13 +430,13 @@ def test_ray_runs_the_cells_on_two_workers(data, tmp_path):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        plan = plan_of(data, models=("yolov99n.yaml", "yolov8n.yaml"), num_param=(), seeds=(0, 1))
+        plan = plan_of(data, **ONE_FAILS, seeds=(0, 1))
         status = run_sweep(plan, tmp_path / "sweep", "ray")
     finally:
         ray.shutdown()
-    assert [status[f"yolov8n-plain-seed{seed}"] for seed in (0, 1)] == ["done", "done"]
-    assert [status[f"yolov99n-plain-seed{seed}"] for seed in (0, 1)] == ["failed", "failed"]
-    assert "| yolov8n | - | - | - | 2 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
+    assert [status[f"yolov8n-plain-lr0-0.01-seed{seed}"] for seed in (0, 1)] == ["done", "done"]
+    assert [status[f"yolov8n-plain-optimizer-None-such-seed{seed}"] for seed in (0, 1)] == ["failed", "failed"]
+    assert "| yolov8n | - | - | lr0=0.01 | 2 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
 
 
 @pytest.mark.slow
