@@ -12,11 +12,15 @@ export YOLO_CONFIG_DIR := $(CURDIR)/$(VENV)/config
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 
-.PHONY: help setup train test coverage lint docs bench matrix configs clean
+# The operator, the layer, rows, names and grafts: what a change breaks first, without processes or trained models.
+FAST := $(addprefix tests/test_,$(addsuffix .py,shapes functional modules blocks rows operators recompute graft \
+	graft_names configs parts numbers state plugin cli architecture))
+
+.PHONY: help setup train test test-fast coverage lint docs bench matrix configs clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(VENV)/ready: setup.py pyproject.toml
 	@echo "== Setting up $(VENV): the package, Ultralytics and the tools of the tests"
@@ -49,6 +53,9 @@ test coverage: export AKCONV_RUNTIMES := $(RUNTIMES)
 test: $(if $(RUNTIMES),$(VENV)/runtimes,setup) ## run all tests, the slow ones too
 	@echo "== Running the tests on $(WORKERS) processes"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-fast: setup ## run the quick files of the operator, the layer and the models, some 90 s; not what is marked slow
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(FAST)
 
 coverage: $(if $(RUNTIMES),$(VENV)/runtimes,setup) ## tell which lines of the package the tests do not reach; fails below 95 %
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov=ultralytics_akconv --cov-report=term-missing:skip-covered
