@@ -69,7 +69,7 @@ docs: setup ## build the manual into site/
 	$(BIN)/mkdocs build --strict
 	@echo "== Open site/index.html"
 
-bench: setup ## measure AKConv against Conv and against other formulations on this machine
+bench: setup ## measure AKConv against Conv and against its other forms on this machine
 	$(BIN)/akconv benchmark op
 	$(BIN)/akconv benchmark model
 

@@ -48,7 +48,7 @@ def test_the_first_line_of_a_shipped_file_makes_it_again(capsys):
 
 
 @pytest.mark.parametrize("name", config_names(MODELS))
-def test_a_shipped_model_trains_and_keeps_the_channels_of_its_plain_twin(name):
+def test_a_shipped_model_trains_and_keeps_the_channels_of_its_plain_model(name):
     model = yaml.safe_load(text_of(name))
     layers, save = parsed(model)
     plain, plain_save = parsed(plain_model(model), device="meta")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What grafted models do: they run like their stock twins, in every family and scale, and AKConv in them learns."""
+"""What grafted models do: they run like their plain models, in every family and scale, and AKConv in them learns."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ MAIN = [name for name in ("yolov5", "yolov6", "yolov8", "yolo11", "yolo12", "yol
 
 
 @pytest.mark.parametrize("name", [name for name in GRAFTABLE if name not in WITH_TEXT])
-def test_a_host_model_with_akconv_runs_like_its_stock_twin(name):
+def test_a_host_model_with_akconv_runs_like_its_plain_model(name):
     stock, save = parsed(host_text(name), device="meta")
     layers, grafted_save = parsed(graft(name))
     x = torch.rand(2, 3, 64, 64)  # two images: BatchNorm wants more than the one pixel of the smallest map

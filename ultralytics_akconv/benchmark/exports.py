@@ -28,7 +28,7 @@ _IMAGES = 3  # compared in each format, none of which was traced
 def benchmark_exports(
     formats: Sequence[str] = FORMATS, model: str = "yolov8n-akconv.yaml", imgsz: int = 320, repeats: int = 30
 ) -> Report:
-    """Export an AKConv model and its plain twin, compare their outputs with PyTorch's and time them side by side.
+    """Export an AKConv model and its plain model, compare their outputs with PyTorch's and time them side by side.
 
     Both run in the host's own runtime of the format, at its default precision. A model without trained weights gets
     offsets and statistics as training would leave them, so that samples leave the map and differences show.
