@@ -13,7 +13,11 @@ export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
 SERVE := $(BIN)/python -m http.server --directory site 8000
 
-.PHONY: help setup train test coverage lint docs demo demo-test bench matrix configs clean
+# The operator, the layer, rows, names and grafts: what a change breaks first, without processes or trained models.
+FAST := $(addprefix tests/test_,$(addsuffix .py,shapes functional modules blocks rows operators recompute graft \
+	graft_names configs parts numbers state plugin cli architecture))
+
+.PHONY: help setup train test test-fast coverage lint docs demo demo-test bench matrix configs clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -50,6 +54,9 @@ test coverage: export AKCONV_RUNTIMES := $(RUNTIMES)
 test: $(if $(RUNTIMES),$(VENV)/runtimes,setup) ## run all tests, the slow ones too
 	@echo "== Running the tests on $(WORKERS) processes"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-fast: setup ## run the quick files of the operator, the layer and the models, some 90 s; not what is marked slow
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(FAST)
 
 coverage: $(if $(RUNTIMES),$(VENV)/runtimes,setup) ## tell which lines of the package the tests do not reach; fails below 95 %
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov=ultralytics_akconv --cov-report=term-missing:skip-covered
@@ -88,7 +95,7 @@ demo-test: setup ## test both pages in a real browser; `make demo` first, or the
 	$(BIN)/python -m pip install --quiet --editable ".[dev,browser]"
 	$(BIN)/python -m pytest tests/browser
 
-bench: setup ## measure AKConv against Conv and against other formulations on this machine
+bench: setup ## measure AKConv against Conv and against its other forms on this machine
 	$(BIN)/akconv benchmark op
 	$(BIN)/akconv benchmark model
 

@@ -46,7 +46,7 @@ PUBLISHED: dict[str, tuple[float, float] | None] = {
 def table() -> str:
     """Return the table in Markdown."""
     lines = [
-        f"Host: ultralytics {ultralytics.__version__}, 80 classes, GFLOPs at 640 px.",
+        f"Ultralytics {ultralytics.__version__}, 80 classes, GFLOPs at 640 px.",
         "",
         "| model | parameters | GFLOPs | against its plain model | published: M, GFLOPs | published: against plain |",
         "|---|--:|--:|--:|--:|--:|",
@@ -66,7 +66,7 @@ def table() -> str:
 
 
 def _difference(size: Size, plain: Size) -> str:
-    """Return by how much a model is larger than its plain twin."""
+    """Return by how much a model is larger than its plain model."""
     return f"{(size.parameters - plain.parameters) / 1e6:+.2f} M, {size.gflops - plain.gflops:+.2f}"
 
 

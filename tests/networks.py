@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Host models built and run layer by layer, for the tests that compare a model with its stock twin."""
+"""Host models built and run layer by layer, for the tests that compare a model with its plain model."""
 
 import copy
 from pathlib import Path

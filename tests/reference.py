@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""AKConv by its definition, in loops over plain numbers: what every other formulation is compared with.
+"""AKConv by its definition, in loops over plain numbers: what every form is compared with.
 
 Imports torch only, and nothing of the package. Float64, forward only; the gradients are held by the golden files.
 """

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The forms of an export as functions and alone in a trace; whole models in them: `test_export.py`."""
 
+import itertools
 import re
 from unittest import mock
 
@@ -9,7 +10,7 @@ import pytest
 import reference
 import torch
 from conftest import TORCH, learned, skip_if_onnx_runtime_lacks_deform, traced_to_onnx
-from sample_forms import borders, case, sample_forms
+from sample_forms import BORDERS, borders, case, sample_forms
 
 from ultralytics_akconv import AKConv, akconv2d, functional, resample, sampling_points, sampling_positions
 from ultralytics_akconv.exports import choose_form  # its import makes `deform_conv2d` known to torch
@@ -27,6 +28,34 @@ def layer_case(stride=2, bias=True, dtype=torch.float64):
     return x, offset, torch.randn(4, 3, 5, 1, dtype=dtype), torch.randn(4, dtype=dtype) if bias else None
 
 
+@pytest.fixture(scope="module")
+def defined():
+    """What a form is given by stride, bias and border, in float64, with what the definition makes of it."""
+    torch.manual_seed(0)
+    cases = []
+    for stride, bias, border in itertools.product((1, 2), (True, False), BORDERS):
+        tensors = layer_case(stride, bias)
+        settings = (BETWEEN_PIXELS, stride, border)
+        x, offset, weight, bias_or_none = tensors
+        expected = reference.akconv2d(x, offset, weight, BETWEEN_PIXELS, bias_or_none, stride, border)
+        cases.append((tensors, settings, expected))
+    return cases
+
+
+@pytest.fixture(scope="module")
+def defined_by_rounded_offsets():
+    """The same in float32, with offsets of another dtype, whose rounding the definition sees."""
+    torch.manual_seed(0)
+    x, offset, weight, bias = layer_case(dtype=torch.float32)
+    cases = []
+    for dtype, border in itertools.product((torch.float16, torch.bfloat16, torch.float64), BORDERS):
+        tensors = (x, offset.to(dtype), weight, bias)
+        doubled = [tensor.double() for tensor in tensors]
+        expected = reference.akconv2d(*doubled[:3], BETWEEN_PIXELS, doubled[3], 2, border)
+        cases.append((tensors, (BETWEEN_PIXELS, 2, border), expected))
+    return cases
+
+
 def traced(exported, x, offset):
     """Sample as a trace does, by an exporter or by a compiler."""
     with mock.patch.multiple(functional, is_traced=lambda: True, is_exported=lambda: exported):
@@ -34,25 +63,18 @@ def traced(exported, x, offset):
 
 
 @forms
-@borders
-@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.filterwarnings("error")  # whoever exports should not be warned of what is ours
-def test_a_form_equals_the_definition_to_the_last_digits_of_float64(form, border, bias, close):
-    for stride in (1, 2):
-        x, offset, weight, bias_or_none = layer_case(stride, bias)
-        expected = reference.akconv2d(x, offset, weight, BETWEEN_PIXELS, bias_or_none, stride, border)
-        close(form(x, offset, weight, bias_or_none, BETWEEN_PIXELS, stride, border), expected)
+def test_a_form_equals_the_definition_to_the_last_digits_of_float64(form, defined, close):
+    for tensors, settings, expected in defined:
+        close(form(*tensors, *settings), expected)
 
 
 @forms
-@borders
-@pytest.mark.parametrize("offset_dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_a_form_takes_offsets_of_another_dtype_than_the_input(form, border, offset_dtype, close):
-    x, offset, weight, bias = (tensor.float() for tensor in layer_case())
-    offset = offset.to(offset_dtype)
-    out = form(x, offset, weight, bias, BETWEEN_PIXELS, 2, border)
-    assert out.dtype == torch.float32
-    close(out, reference.akconv2d(x.double(), offset, weight.double(), BETWEEN_PIXELS, bias.double(), 2, border))
+def test_a_form_takes_offsets_of_another_dtype_than_the_input(form, defined_by_rounded_offsets, close):
+    for tensors, settings, expected in defined_by_rounded_offsets:
+        out = form(*tensors, *settings)
+        assert out.dtype == torch.float32
+        close(out, expected)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -73,20 +95,21 @@ def plain(x, offset, weight, bias, points, stride, border):
 
 
 @pytest.mark.parametrize("form", [*FORMS.values(), plain], ids=[*FORMS, "plain"])
-@borders
-def test_every_tensor_is_made_on_the_device_of_the_input(form, border):
+def test_every_tensor_is_made_on_the_device_of_the_input(form):
     if form is FORMS["deform"] and TORCH < (2, 2):
         pytest.skip("the torchvision of torch 2.1 has no deform_conv2d for the meta device")
     x, offset, weight, bias = (tensor.float().to("meta") for tensor in layer_case())  # stands for any other device
-    out = form(x, offset, weight, bias, BETWEEN_PIXELS, 2, border)
-    assert (out.device.type, out.shape) == ("meta", (2, 4, 4, 5))
+    for border in BORDERS:
+        out = form(x, offset, weight, bias, BETWEEN_PIXELS, 2, border)
+        assert (out.device.type, out.shape) == ("meta", (2, 4, 4, 5)), border
 
 
 @sample_forms
-@borders
-def test_samples_and_positions_are_made_on_the_device_of_the_input(sample, border):
+def test_samples_and_positions_are_made_on_the_device_of_the_input(sample):
     x, offset, *_ = (tensor.float().to("meta") for tensor in layer_case())
-    assert sample(x, offset, BETWEEN_PIXELS, 2, border).shape == (2, 3, 20, 5)
+    for border in BORDERS:
+        samples = sample(x, offset, BETWEEN_PIXELS, 2, border)
+        assert (samples.device.type, samples.shape) == ("meta", (2, 3, 20, 5)), border
     assert sampling_positions(offset, BETWEEN_PIXELS, 2).device.type == "meta"
 
 
@@ -225,18 +248,20 @@ def test_the_form_of_lookups_reads_no_pixel_that_is_not_there(value):
 
 
 @borders
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_deformable_form_is_one_operator_in_onnx_and_equals_the_layer(border, stride):
+def test_the_deformable_form_is_one_operator_in_onnx_and_equals_the_layer(border):
     form = choose_form("onnx", 19)
-    layer = learned(AKConv(3, 4, 5, stride, border=border, shape="ring")).eval()
-    with export_form(lambda: form):
-        file = traced_to_onnx(layer, torch.randn(1, 3, 9, 11), 19)
-    assert file.count(b"DeformConv") >= 1
+    files = []
+    layers = [learned(AKConv(3, 4, 5, stride, border=border, shape="ring")).eval() for stride in (1, 2)]
+    for layer in layers:
+        with export_form(lambda: form):
+            files.append(traced_to_onnx(layer, torch.randn(1, 3, 9, 11), 19))
+        assert files[-1].count(b"DeformConv") >= 1
     skip_if_onnx_runtime_lacks_deform(19)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    x = torch.randn(1, 3, 9, 11) * 5
-    (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(out), layer(x), rtol=1e-4, atol=1e-4)
+    for layer, file in zip(layers, files):
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        x = torch.randn(1, 3, 9, 11) * 5
+        (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(out), layer(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What grafted models do: they run like their stock twins, in every family and scale, and AKConv in them learns."""
+"""What grafted models do: they run like their plain models, in every family and scale, and AKConv in them learns."""
 
 import pytest
 import torch
+import yaml
 from networks import HOST_NAMES, host_text, parsed, replaced, run, skeleton, tensors
 from ultralytics import YOLO
 
@@ -19,7 +20,7 @@ MAIN = [name for name in ("yolov5", "yolov6", "yolov8", "yolo11", "yolo12", "yol
 
 
 @pytest.mark.parametrize("name", [name for name in GRAFTABLE if name not in WITH_TEXT])
-def test_a_host_model_with_akconv_runs_like_its_stock_twin(name):
+def test_a_host_model_with_akconv_runs_like_its_plain_model(name):
     stock, save = parsed(host_text(name), device="meta")
     layers, grafted_save = parsed(graft(name))
     x = torch.rand(2, 3, 64, 64)  # two images: BatchNorm wants more than the one pixel of the smallest map
@@ -59,14 +60,15 @@ def test_a_host_model_with_a_text_branch_runs_with_akconv(name):
 def test_channels_and_save_list_equal_stock_in_every_scale(name, where):
     if name == "yolov6" and where == "blocks":
         pytest.skip("yolov6 has no blocks, only convolutions")
+    text = graft(f"{name}.yaml", where=where)
+    stock_model, model, rows = yaml.safe_load(host_text(f"{name}.yaml")), yaml.safe_load(text), replaced(text)
     for scale in "nsmlx":
-        stock, save = parsed(host_text(f"{name}.yaml"), scale, "meta")
-        layers, grafted_save = parsed(graft(f"{name}.yaml", where=where), scale, "meta")
+        stock, save = parsed(stock_model, scale, "meta")
+        layers, grafted_save = parsed(model, scale, "meta")
         assert skeleton(layers) == skeleton(stock), scale
         assert grafted_save == save
         assert getattr(layers[-1], "legacy", None) == getattr(stock[-1], "legacy", None)
-        changed = [layer.i for layer, twin in zip(layers, stock) if layer.type != twin.type]
-        assert changed == replaced(graft(f"{name}.yaml", where=where))
+        assert [layer.i for layer, plain in zip(layers, stock) if layer.type != plain.type] == rows
 
 
 @pytest.mark.parametrize("name", ["yolov10n", "yolov10x", "yolov9t", "yolov9c", "yolov3", "yolov8-p6", "yolov8-world"])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the verbs of the Makefile leave alone."""
+"""What the verbs of the Makefile leave alone, and what they name."""
 
+import re
 import shutil
 import subprocess
 
@@ -51,3 +52,9 @@ def test_a_second_training_has_a_folder_of_its_own(tmp_path):
     assert "exist_ok" not in (tmp_path / "log").read_text("utf-8")
     assert f"weights: {tmp_path}/runs/akconv-mini1/weights/best.pt" in first
     assert f"weights: {tmp_path}/runs/akconv-mini2/weights/best.pt" in second
+
+
+def test_the_fast_tests_are_files_that_are_there():
+    files = re.findall(r"tests/\S+", make(ROOT, "--dry-run", "test-fast").splitlines()[-1])
+    assert "tests/test_functional.py" in files
+    assert not [file for file in files if not (ROOT / file).is_file()]

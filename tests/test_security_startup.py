@@ -69,10 +69,10 @@ sys.setprofile(None)
 assert sys.modules["ultralytics_akconv_startup"].__file__ == {str(tmp_path / START_UP.name)!r}
 assert type(sys.meta_path[0]).__name__ == "_Finder"
 own = [code.co_name for code in calls if code.co_filename.endswith({START_UP.name!r})]
-print(json.dumps([sorted(set(sys.modules) - before), opened, own]))
+print(json.dumps([sorted(set(sys.modules) - before), opened, own, len(sys.meta_path) - 1]))
 """
-    modules, opened, calls = json.loads(python(tmp_path, "-c", code).stdout)
+    modules, opened, calls, finders = json.loads(python(tmp_path, "-c", code).stdout)
     assert modules == ["ultralytics_akconv_startup"]
     assert len(opened) == 1 and opened[0].endswith(".pyc")
-    looks = "<genexpr>"  # at the finders there are: how many is the environment's matter
-    assert [name for name in calls if name != looks] == ["<module>", "_Loader", "_Finder", "install", "enabled"]
+    looks = finders + 1  # at each finder there was, and the end of them
+    assert len(calls) <= 5 + looks, calls  # as docs/security.md tells

@@ -231,16 +231,16 @@ def test_gradients_and_batches_of_torch_func_are_those_of_autograd(batch):
 @pytest.mark.parametrize("offset_lr", [1.0, 0.5])
 def test_a_layer_is_traced_by_fx_and_takes_other_sizes_then(offset_lr, training):
     layer = nn.Sequential(nn.Conv2d(3, 3, 1), learned(AKConv(3, 4, 5, 2, offset_lr=offset_lr))).train(training)
-    twin = copy.deepcopy(layer)
+    eager = copy.deepcopy(layer)
     traced = torch.fx.symbolic_trace(layer)
     assert [node.target.__name__ for node in traced.graph.nodes if node.op == "call_function"].count("resample") == 1
     for size in (9, 16):
         x = torch.randn(2, 3, size, size)
-        out, expected = traced(x), twin(x)
+        out, expected = traced(x), eager(x)
         torch.testing.assert_close(out, expected)
         out.sum().backward()
         expected.sum().backward()
-    for ours, theirs in zip(traced.parameters(), twin.parameters()):
+    for ours, theirs in zip(traced.parameters(), eager.parameters()):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 

@@ -34,7 +34,7 @@ def benchmark_exports(
     device: str = "cpu",
     half: bool = False,
 ) -> Report:
-    """Export an AKConv model and its plain twin, compare their outputs with PyTorch's and time them side by side.
+    """Export an AKConv model and its plain model, compare their outputs with PyTorch's and time them side by side.
 
     Both run in the host's own runtime of the format, at its default precision. A model without trained weights gets
     offsets and statistics as training would leave them, so that samples leave the map and differences show.
