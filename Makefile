@@ -15,7 +15,7 @@ SERVE := $(BIN)/python -m http.server --directory site 8000
 
 # The operator, the layer, rows, names and grafts: what a change breaks first, without processes or trained models.
 FAST := $(addprefix tests/test_,$(addsuffix .py,shapes functional modules blocks rows operators recompute graft \
-	graft_names configs parts numbers state plugin cli architecture))
+	graft_names parts state plugin cli architecture))
 
 .PHONY: help setup train test test-fast coverage lint docs demo demo-test bench matrix configs clean
 .DEFAULT_GOAL := help
