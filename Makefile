@@ -15,7 +15,7 @@ SERVE := $(BIN)/python -m http.server --directory site 8000
 
 # The operator, the layer, rows, names and grafts: what a change breaks first, without processes or trained models.
 FAST := $(addprefix tests/test_,$(addsuffix .py,shapes functional modules blocks rows operators recompute graft \
-	graft_names configs parts numbers state plugin cli architecture))
+	graft_names parts state plugin cli architecture))
 
 .PHONY: help setup train test test-fast coverage lint docs demo demo-test bench matrix configs clean
 .DEFAULT_GOAL := help
@@ -55,7 +55,7 @@ test: $(if $(RUNTIMES),$(VENV)/runtimes,setup) ## run all tests, the slow ones t
 	@echo "== Running the tests on $(WORKERS) processes"
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-test-fast: setup ## run the quick files of the operator, the layer and the models, some 90 s; not what is marked slow
+test-fast: setup ## run the quick files of the operator, the layer and the models, without what is marked slow
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(FAST)
 
 coverage: $(if $(RUNTIMES),$(VENV)/runtimes,setup) ## tell which lines of the package the tests do not reach; fails below 95 %
