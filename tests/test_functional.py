@@ -196,10 +196,14 @@ def test_all_forms_have_the_same_gradients_on_whole_pixels_too(border, offsets, 
     offset = torch.full_like(offset, offsets)
     grad_out = torch.randn(3, 4, 15, 4).to(dtype)
     expected = gradients(SAMPLE_FORMS["exported"], x.double(), offset.double(), grad_out.double(), border)
-    for sample in SAMPLE_FORMS.values():
+    for name, sample in SAMPLE_FORMS.items():
         for actual, wanted in zip(gradients(sample, x, offset, grad_out, border), expected):
             assert actual.dtype == dtype
-            close(actual.double(), wanted, dtype)
+            if (name, dtype) == ("grid", torch.float32):
+                # Its positions are relative to the side of the map, 7 px, and so rounded that much more coarsely.
+                torch.testing.assert_close(actual.double(), wanted, rtol=7e-5, atol=7e-5, check_stride=False)
+            else:
+                close(actual.double(), wanted, dtype)
 
 
 @sample_forms
