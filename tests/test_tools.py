@@ -144,8 +144,8 @@ def test_a_conversion_runs_on_the_cpu_whatever_the_default_device_is(source):
     prior = solve_without_data(pair)
     with torch.device("meta"):
         again = solve_without_data(pair)
-        state = converted_state(pair, again.taps, again.weight)
-    assert torch.equal(again.taps, prior.taps) and torch.equal(again.weight, prior.weight)
+        state = converted_state(pair, again.points, again.weight)
+    assert torch.equal(again.points, prior.points) and torch.equal(again.weight, prior.weight)
     assert {value.device.type for value in state.values()} == {"cpu"}
 
 
@@ -200,7 +200,7 @@ def test_weights_that_lie_on_a_device_without_float64_are_converted(source):
     with pytest.raises(TypeError, match="MPS"):
         there.model[1].conv.weight.double()
     got = solve_without_data(pair)
-    assert torch.equal(got.taps, expected.taps) and torch.equal(got.weight, expected.weight)
+    assert torch.equal(got.points, expected.points) and torch.equal(got.weight, expected.weight)
 
 
 # Transforms

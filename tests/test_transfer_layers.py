@@ -18,7 +18,7 @@ from ultralytics_akconv.conversion.closed_form import (
     grid,
     interpolation,
     kernel_gram,
-    place_taps,
+    place_points,
     project,
 )
 from ultralytics_akconv.conversion.pairs import Pair, converted_state, solve_without_data
@@ -37,10 +37,10 @@ def smooth(*size):
     return torch.nn.functional.avg_pool2d(torch.randn(size[0], size[1], size[2] + 4, size[3] + 4), 5, 1) * 5
 
 
-def converted(layers, taps=None, weight=None):
+def converted(layers, points=None, weight=None):
     prior = solve_without_data(layers)
-    taps = prior.taps if taps is None else taps
-    layers.akconv.load_state_dict(converted_state(layers, taps, prior.weight if weight is None else weight))
+    points = prior.points if points is None else points
+    layers.akconv.load_state_dict(converted_state(layers, points, prior.weight if weight is None else weight))
     return prior
 
 
@@ -48,43 +48,46 @@ def converted(layers, taps=None, weight=None):
 
 
 def test_the_projected_weights_are_the_regression_on_samples_of_the_prior():
-    weight, taps = torch.randn(3, 2, 3, 3), torch.tensor([[-1.0, 0.5], [0.25, -0.75], [1.0, 1.0]], dtype=torch.float64)
+    weight, points = (
+        torch.randn(3, 2, 3, 3),
+        torch.tensor([[-1.0, 0.5], [0.25, -0.75], [1.0, 1.0]], dtype=torch.float64),
+    )
     values = torch.linalg.cholesky(covariance()) @ torch.randn(9, 200_000, dtype=torch.float64)
-    samples = interpolation(taps) @ values  # (3, draws)
+    samples = interpolation(points) @ values  # (3, draws)
     kernels = weight.double().flatten(2)
     wanted = (kernels @ values @ samples.T) @ torch.linalg.inv(samples @ samples.T)
-    torch.testing.assert_close(project(weight, taps), wanted, rtol=0, atol=0.02)
+    torch.testing.assert_close(project(weight, points), wanted, rtol=0, atol=0.02)
 
 
 def test_the_expected_error_is_the_error_on_samples_of_the_prior():
-    weight, taps = torch.randn(3, 2, 3, 3), grid()[[0, 2, 4, 6, 8]]
+    weight, points = torch.randn(3, 2, 3, 3), grid()[[0, 2, 4, 6, 8]]
     values = torch.linalg.cholesky(covariance()) @ torch.randn(9, 200_000, dtype=torch.float64)
     wanted = weight.double().flatten(0, 1).flatten(1) @ values  # every input channel by itself, as the prior has it
-    got = project(weight, taps).flatten(0, 1) @ (interpolation(taps) @ values)
-    assert relative(got, wanted) == pytest.approx(float(expected_error(kernel_gram(weight), taps, 0.9)), rel=0.01)
+    got = project(weight, points).flatten(0, 1) @ (interpolation(points) @ values)
+    assert relative(got, wanted) == pytest.approx(float(expected_error(kernel_gram(weight), points, 0.9)), rel=0.01)
 
 
-def test_nine_taps_get_the_kernel_itself_and_further_ones_start_at_zero():
+def test_nine_points_get_the_kernel_itself_and_further_ones_start_at_zero():
     weight = torch.randn(3, 2, 3, 3)
     for num_param in (9, 13, 40):
-        taps = place_taps(kernel_gram(weight), num_param)
-        assert len({tuple(tap) for tap in taps.tolist()}) == num_param
-        projected = project(weight, taps)
+        points = place_points(kernel_gram(weight), num_param)
+        assert len({tuple(point) for point in points.tolist()}) == num_param
+        projected = project(weight, points)
         assert torch.equal(projected[..., :9], weight.double().flatten(2)) and not projected[..., 9:].any()
 
 
-def test_more_taps_lose_less_and_chosen_places_less_than_whole_pixels():
+def test_more_points_lose_less_and_chosen_places_less_than_whole_pixels():
     gram = kernel_gram(torch.randn(8, 8, 3, 3))
-    errors = [float(expected_error(gram, place_taps(gram, n))) for n in range(1, 10)]
-    assert errors == sorted(errors, reverse=True) and errors[-1] < 2e-3  # the taps' noise alone
+    errors = [float(expected_error(gram, place_points(gram, n))) for n in range(1, 10)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 2e-3  # the points' noise alone
     cross = grid()[[1, 3, 4, 5, 7]]
     assert errors[4] < 0.9 * float(expected_error(gram, cross))
-    assert place_taps(gram, 5).abs().max() <= 1
+    assert place_points(gram, 5).abs().max() <= 1
 
 
-def test_taps_that_read_the_same_pixel_get_bounded_weights():
-    taps = torch.tensor([[0.0, 0.0], [0.0, 1e-9], [0.0, 0.5], [0.0, 1.0]], dtype=torch.float64)
-    assert project(torch.randn(3, 2, 3, 3), taps).abs().max() < 100
+def test_points_that_read_the_same_pixel_get_bounded_weights():
+    points = torch.tensor([[0.0, 0.0], [0.0, 1e-9], [0.0, 0.5], [0.0, 1.0]], dtype=torch.float64)
+    assert project(torch.randn(3, 2, 3, 3), points).abs().max() < 100
 
 
 # The layer
@@ -115,7 +118,7 @@ def test_with_other_borders_nine_points_differ_in_the_outermost_pixels_alone(bor
 
 @pytest.mark.parametrize("border", ["paper", "clamp", "zeros"])
 @pytest.mark.parametrize("num_param", [2, 3, 4, 5, 6, 7, 8])
-def test_the_closed_form_beats_dropping_taps(num_param, border):
+def test_the_closed_form_beats_dropping_points(num_param, border):
     layers = pair(num_param, c1=8, c2=16, border=border, origin="corner")
     x = smooth(2, 8, 40, 40)
     wanted = layers.conv.conv(x)
@@ -142,7 +145,7 @@ def test_the_offset_branch_starts_at_rest_and_learns():
     assert not layers.akconv.p_conv.weight.any()
     points = torch.tensor(layers.akconv.points, dtype=torch.float64)
     shift = layers.akconv.p_conv.bias.detach().double().reshape(2, 5).T
-    torch.testing.assert_close(points + shift, prior.taps, rtol=0, atol=1e-6)
+    torch.testing.assert_close(points + shift, prior.points, rtol=0, atol=1e-6)
     layers.akconv.train()(smooth(2, 4, 16, 16)).square().mean().backward()
     assert layers.akconv.p_conv.weight.grad.abs().max() > 0
 
@@ -156,13 +159,13 @@ def fitted(layers, images):
     return prior, errors
 
 
-def test_the_fit_finds_a_convolution_that_the_taps_can_express():
+def test_the_fit_finds_a_convolution_that_the_points_can_express():
     layers = pair()
     with torch.no_grad():
         layers.conv.conv.weight *= torch.tensor([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
     prior = solve_without_data(layers)
-    prior = replace(prior, taps=grid()[[1, 3, 4, 5, 7]], weight=torch.zeros_like(prior.weight))
-    layers.akconv.load_state_dict(converted_state(layers, prior.taps, prior.weight))
+    prior = replace(prior, points=grid()[[1, 3, 4, 5, 7]], weight=torch.zeros_like(prior.weight))
+    layers.akconv.load_state_dict(converted_state(layers, prior.points, prior.weight))
     x = torch.randn(8, 4, 64, 64)
     ((before, after),) = fit(layers.akconv, layers.conv, [layers], [prior], [x])
     assert before == pytest.approx(1) and after < 0.01

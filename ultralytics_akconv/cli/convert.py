@@ -39,7 +39,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         "--device", help="where to learn and validate, as yolo takes it (default: a GPU if there is one)"
     )
     parser.add_argument("--no-val", action="store_true", help="do not validate, if --data has labels")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the layers' errors and taps")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the layers' errors and points")
     parser.add_argument("--from-published", metavar="FILE", help="a state dict of the published code, for --model")
     parser.add_argument(
         "--from-fork", metavar="FILE", help="a checkpoint of a copy of Ultralytics with AKConv pasted into it"

@@ -10,7 +10,7 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv.conversion.calibration import capture
-from ultralytics_akconv.conversion.closed_form import expected_error, kernel_gram, place_taps, project
+from ultralytics_akconv.conversion.closed_form import expected_error, kernel_gram, place_points, project
 from ultralytics_akconv.conversion.expectation import Expectation
 from ultralytics_akconv.conversion.pairs import Pair
 from ultralytics_akconv.host import input_channels
@@ -100,10 +100,10 @@ def _option(pairs: list[Pair], num_param: int, pixels: dict[str, int], expectati
             saved += 9 * c1 * c2 - (c1 * c2 * num_param + (9 * c1 + 1) * 2 * num_param)
         kernels = pair.conv.conv.weight.detach().cpu()
         gram = kernel_gram(kernels, pair.gain)
-        taps = place_taps(gram, num_param)
-        lost += float(expected_error(gram, taps)) ** 2
+        points = place_points(gram, num_param)
+        lost += float(expected_error(gram, points)) ** 2
         if expectation is not None:
-            errors.append(expectation.error(pair, taps, project(kernels, taps)))
+            errors.append(expectation.error(pair, points, project(kernels, points)))
     return _Option(num_param, saved, max(errors), lost)
 
 

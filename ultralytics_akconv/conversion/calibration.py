@@ -47,7 +47,7 @@ def capture(model: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> l
 
 
 class _Moments:
-    """Sums over output pixels of one layer: the taps' samples, the wanted outputs and all their products."""
+    """Sums over output pixels of one layer: the points' samples, the wanted outputs and all their products."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
@@ -72,12 +72,12 @@ class _Moments:
         gram, cross = moments[: self.samples, : self.samples], moments[: self.samples, self.samples :]
         power = moments.diagonal()[self.samples :]  # (C2)
 
-        tap_rows = interpolation(prior.taps)
-        tap_covariance = tap_rows @ covariance() @ tap_rows.T  # (N, N)
-        tap_covariance += _FLOOR * torch.eye(len(tap_rows), **EXACT)
-        variance = (gram.diagonal().reshape(-1, len(tap_rows)) / tap_covariance.diagonal()).mean(1)  # (C1)
+        point_rows = interpolation(prior.points)
+        point_covariance = point_rows @ covariance() @ point_rows.T  # (N, N)
+        point_covariance += _FLOOR * torch.eye(len(point_rows), **EXACT)
+        variance = (gram.diagonal().reshape(-1, len(point_rows)) / point_covariance.diagonal()).mean(1)  # (C1)
         variance = variance.clamp(min=max(_FLOOR * float(variance.max()), torch.finfo(torch.float32).tiny))
-        ridge = self.samples / count * torch.kron(torch.diag(variance), tap_covariance)
+        ridge = self.samples / count * torch.kron(torch.diag(variance), point_covariance)
 
         start = prior.weight.flatten(1)  # (C2, D)
         weight = start + torch.linalg.solve(gram + ridge, cross - gram @ start.T).T
@@ -120,7 +120,7 @@ def fit(
             ((x, _),) = capture(model, [pair.akconv], images)
             moments.add(x, target)
         weight, shift, before, after = moments.solve(prior)
-        pair.akconv.load_state_dict(converted_state(pair, prior.taps, weight))
+        pair.akconv.load_state_dict(converted_state(pair, prior.points, weight))
         mean = pair.akconv.conv.bn.running_mean
         mean += shift.to(mean)
         errors.append((before, after))

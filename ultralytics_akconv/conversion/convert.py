@@ -17,7 +17,7 @@ from ultralytics.nn import tasks
 from ultralytics_akconv.conversion.budget import Budget, choose
 from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
 from ultralytics_akconv.conversion.expectation import Expectation
-from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, solve_without_data, taps_of
+from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, placed, solve_without_data
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
 from ultralytics_akconv.host import built_like, input_channels
@@ -53,7 +53,7 @@ def transfer(
     """Return a trained model with chosen convolutions as AKConv that compute nearly the same.
 
     Every other tensor, the class names, the task, strides and train arguments are the source's. A converted layer's
-    offset weights are zero and its offset bias puts the taps where they reproduce the convolution best, so offsets
+    offset weights are zero and its offset bias puts the points where they reproduce the convolution best, so offsets
     learn from there.
 
     Args:
@@ -210,7 +210,7 @@ def _filled(model: nn.Module, source: nn.Module) -> Transfer:
     for pair, prior in zip(pairs, priors):
         for key in [key for key in state if key.startswith(f"{pair.name}.")]:
             del state[key]
-        converted = converted_state(pair, prior.taps, prior.weight)
+        converted = converted_state(pair, prior.points, prior.weight)
         state.update({f"{pair.name}.{key}": value for key, value in converted.items()})
     _check_same(model.state_dict(), state)
     model.load_state_dict(state)
@@ -220,7 +220,7 @@ def _filled(model: nn.Module, source: nn.Module) -> Transfer:
             setattr(model, name, deepcopy(value))
     model.eval()
     expectation = Expectation(source, pairs)
-    reports = [_report(pair, expectation.error(pair, prior.taps, prior.weight)) for pair, prior in zip(pairs, priors)]
+    reports = [_report(pair, expectation.error(pair, prior.points, prior.weight)) for pair, prior in zip(pairs, priors)]
     return Transfer(model, source, tuple(reports))
 
 
@@ -243,7 +243,7 @@ def _refined(
     pairs = find_all_pairs(result.model, source)
     done = refine(result.model, source, pairs, what)
     layers = [
-        replace(layer, taps=taps_of(pair.akconv), prior=prior, fitted=fitted)
+        replace(layer, points=placed(pair.akconv), prior=prior, fitted=fitted)
         for layer, pair, (prior, fitted) in zip(result.layers, pairs, done.layers)
     ]
     return replace(result, layers=tuple(layers), refined=done)
@@ -295,6 +295,6 @@ def _report(pair: Pair, expected: float) -> LayerReport:
         akconv.out_channels,
         akconv.stride,
         akconv.num_param,
-        taps_of(akconv),
+        placed(akconv),
         expected,
     )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Coordinates for the weights of AKConv layers in which their inputs are uncorrelated and of variance one.
 
-Neighbouring taps of a smooth map read nearly the same, and so do many channels. An optimizer that moves each weight by
-itself is slow along such directions and wild across them; in these coordinates a step has the same size in all of them.
+Neighbouring points of a smooth map read nearly the same, and so do many channels. An optimizer that moves each weight
+by itself is slow along such directions and wild across them; in these coordinates a step has the same size in all of
+them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Uncorrelated(nn.Module):
 
 
 class Moments:
-    """Second moments of the inputs under a kernel, (rows, C1, taps) a batch.
+    """Second moments of the inputs under a kernel, (rows, C1, points) a batch.
 
     They are not about the means: the output's mean would else move by any amount where an input hardly varies.
     """
@@ -59,7 +60,7 @@ class Moments:
 
     def add(self, inputs: Tensor) -> None:
         """Add a batch of inputs."""
-        self.taps = inputs.shape[2]
+        self.points = inputs.shape[2]
         rows = inputs.flatten(1)
         self.sums = self.sums.to(rows.device) + rows.T @ rows
         self.mean = self.mean.to(rows.device) + rows.sum(0)
@@ -69,13 +70,13 @@ class Moments:
         """Return the moments (D, D), the covariance in them drawn towards a simpler one by a row an input.
 
         Few images of deep, small maps have fewer rows than inputs: in the directions that they did not show, any step
-        would be far too large. The simpler one has uncorrelated channels, and in each the same correlation of the taps.
+        would be far too large. The simpler one has uncorrelated channels, each with the same correlation of the points.
         """
         mean = self.mean.double().cpu() / self.count
         offset = torch.outer(mean, mean)
         cov = self.sums.double().cpu() / self.count - offset
-        channels = len(cov) // self.taps
-        blocks = cov.view(channels, self.taps, channels, self.taps).diagonal(dim1=0, dim2=2)  # (taps, taps, C1)
+        channels = len(cov) // self.points
+        blocks = cov.view(channels, self.points, channels, self.points).diagonal(dim1=0, dim2=2)  # (points, points, C1)
         power = blocks.diagonal().mean(1)  # (C1)
         power = power.clamp(min=max(_FLOOR * float(power.mean()), torch.finfo(torch.float32).tiny))
         simple = torch.kron(torch.diag(power), (blocks / power).mean(2))
@@ -92,8 +93,8 @@ def input_moments(
 
     def add(layer: AKConv, args: tuple, output: Tensor) -> None:
         x, (samples, patches) = args[0], moments[layer]
-        taps = resample(x, layer.offsets(x), layer.points, layer.stride, layer.border)  # (B, C1, h*N, w)
-        samples.add(rearrange(taps, "b c (h n) w -> (b h w) c n", n=layer.num_param))
+        read = resample(x, layer.offsets(x), layer.points, layer.stride, layer.border)  # (B, C1, h*N, w)
+        samples.add(rearrange(read, "b c (h n) w -> (b h w) c n", n=layer.num_param))
         patches.add(
             rearrange(nn.functional.unfold(x, 3, padding=1, stride=layer.stride), "b (c k) l -> (b l) c k", k=9)
         )

@@ -52,17 +52,17 @@ class Expectation:
         self._inputs = {pair.name: x for pair, (x, _) in zip(pairs, seen)}
 
     @torch.no_grad()
-    def error(self, pair: Pair, taps: Tensor, weight: Tensor) -> float:
+    def error(self, pair: Pair, points: Tensor, weight: Tensor) -> float:
         """Return the relative error of a layer's output, root mean square, without its mean.
 
         Args:
             pair: The layer.
-            taps: Places of the taps (N, 2) in input pixels.
-            weight: Weights of the taps (C2, C1, N).
+            points: Places of the points (N, 2) in input pixels.
+            weight: Weights of the points (C2, C1, N).
         """
         conv, x = pair.conv.conv, self._inputs[pair.name]
         kernel = conv.weight.detach()
-        missed = kernel - (weight @ interpolation(taps)).view_as(kernel).to(kernel)  # what the taps do not read
+        missed = kernel - (weight @ interpolation(points)).view_as(kernel).to(kernel)  # what the points do not read
         gain = pair.gain.to(x)[:, None, None]
         lost, wanted = (
             (gain * nn.functional.conv2d(x, each, stride=conv.stride, padding=conv.padding)).var((0, 2, 3)).sum()

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
-from ultralytics_akconv.conversion.closed_form import kernel_gram, place_taps, project
+from ultralytics_akconv.conversion.closed_form import kernel_gram, place_points, project
 from ultralytics_akconv.modules import AKConv
 
-# With the "paper" border a tap that lands on the last pixel counts twice. So close before it, it reads the same pixel
+# With the "paper" border a point that lands on the last pixel counts twice. So close before it, it reads the same pixel
 # and counts once. A power of two, which float16 holds exactly next to any whole point of a shape.
 _BEFORE_LAST = 2.0**-10
 
@@ -38,11 +38,11 @@ class Prior:
     """The data-free solution of a layer.
 
     Attributes:
-        taps: Places of the taps (N, 2) in input pixels, in the order of the AKConv's points.
-        weight: Weights of the taps (C2, C1, N), float64.
+        points: Places of the points (N, 2) in input pixels, in the order of the AKConv's own.
+        weight: Weights of the points (C2, C1, N), float64.
     """
 
-    taps: Tensor
+    points: Tensor
     weight: Tensor
 
 
@@ -89,31 +89,31 @@ def find_pairs(model: nn.Module, source: nn.Module) -> tuple[list[Pair], dict[st
 
 
 def solve_without_data(pair: Pair) -> Prior:
-    """Return where the taps of a layer go and the weights they get, from the source's weights alone."""
+    """Return where the points of a layer go and the weights they get, from the source's weights alone."""
     kernels = pair.conv.conv.weight.detach().cpu().double()  # in this order: Apple's GPU has no float64
     gram = kernel_gram(kernels, pair.gain)
-    taps = place_taps(gram, pair.akconv.num_param)
-    weight = project(kernels, taps)
+    points = place_points(gram, pair.akconv.num_param)
+    weight = project(kernels, points)
     if pair.akconv.border == "paper":
-        taps = torch.where(taps == 1, 1 - _BEFORE_LAST, taps)
+        points = torch.where(points == 1, 1 - _BEFORE_LAST, points)
     # Both in row-major order, so that no point is moved further than it must be.
-    by_point = sorted(range(len(taps)), key=pair.akconv.points.__getitem__)
-    by_tap = sorted(range(len(taps)), key=taps.tolist().__getitem__)
-    order = [tap for _, tap in sorted(zip(by_point, by_tap))]
-    return Prior(taps[order], weight[..., order])
+    by_start = sorted(range(len(points)), key=pair.akconv.points.__getitem__)
+    by_place = sorted(range(len(points)), key=points.tolist().__getitem__)
+    order = [point for _, point in sorted(zip(by_start, by_place))]
+    return Prior(points[order], weight[..., order])
 
 
-def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Return the AKConv's state dict: the taps in the offset bias, their weights, and the source's BatchNorm.
+def converted_state(pair: Pair, points: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Return the AKConv's state dict: the points in the offset bias, their weights, and the source's BatchNorm.
 
     Args:
         pair: The layer.
-        taps: Places of the taps (N, 2) in input pixels, in the order of the AKConv's points.
-        weight: Weights of the taps (C2, C1, N).
+        points: Places of the points (N, 2) in input pixels, in the order of the AKConv's own.
+        weight: Weights of the points (C2, C1, N).
     """
     device = pair.conv.conv.weight.device
-    points = torch.tensor(pair.akconv.points, dtype=taps.dtype, device=taps.device)
-    shift = (taps - points).T.flatten()  # (2N): rows, then columns
+    start = torch.tensor(pair.akconv.points, dtype=points.dtype, device=points.device)
+    shift = (points - start).T.flatten()  # (2N): rows, then columns
     state = {
         "p_conv.weight": torch.zeros(pair.akconv.p_conv.weight.shape, device=device),
         "p_conv.bias": shift.float().to(device),  # a float16 source must not round what is computed anew
@@ -123,7 +123,7 @@ def converted_state(pair: Pair, taps: Tensor, weight: Tensor) -> dict[str, Tenso
     return state
 
 
-def taps_of(akconv: AKConv) -> tuple[tuple[float, float], ...]:
+def placed(akconv: AKConv) -> tuple[tuple[float, float], ...]:
     """Return where an AKConv reads as far as it does not depend on the image, (row, col) from the pixel's anchor."""
     rows, cols = akconv.p_conv.bias.detach().cpu().view(2, -1).tolist()
     return tuple((row + y, col + x) for (row, col), y, x in zip(akconv.points, rows, cols))
@@ -135,6 +135,6 @@ def converted_tensors(model: nn.Module, source: nn.Module) -> tuple[dict[str, Te
     tensors = {}
     for pair in pairs:
         prior = solve_without_data(pair)
-        state = converted_state(pair, prior.taps, prior.weight)
+        state = converted_state(pair, prior.points, prior.weight)
         tensors.update({f"{pair.name}.{key}": value for key, value in state.items()})
     return tensors, pairs

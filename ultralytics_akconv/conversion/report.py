@@ -31,7 +31,7 @@ class LayerReport:
     out_channels: int
     stride: int
     num_param: int
-    taps: tuple[tuple[float, float], ...]  # (row, col) in input pixels from the output pixel's anchor
+    points: tuple[tuple[float, float], ...]  # (row, col) in input pixels from the output pixel's anchor
     expected: float
     prior: float | None = None
     fitted: float | None = None
@@ -75,7 +75,7 @@ class Transfer:
         return "\n".join(lines)
 
     def plot(self, file: str | Path) -> Path:
-        """Draw the layers' errors and the places of their taps, write the picture and return its path."""
+        """Draw the layers' errors and the places of their points, write the picture and return its path."""
         from matplotlib import pyplot  # not needed to train or predict
 
         count = len(self.layers)
@@ -95,9 +95,9 @@ class Transfer:
         bars.set_ylabel("relative output error, %")
         bars.legend()
         for axis, layer in zip(bottom.subplots(rows, columns, squeeze=False).flat, self.layers):
-            tap_rows, tap_cols = zip(*layer.taps)
+            point_rows, point_cols = zip(*layer.points)
             axis.scatter([-1, 0, 1] * 3, [-1] * 3 + [0] * 3 + [1] * 3, marker="s", s=220, color="0.9")
-            axis.scatter(tap_cols, tap_rows, color="C3")
+            axis.scatter(point_cols, point_rows, color="C3")
             axis.set_title(f"{layer.name}, N={layer.num_param}", fontsize=8)
         for axis in bottom.get_axes():
             axis.set_aspect("equal")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
@@ -107,7 +108,8 @@ def _offset_gradient(
         for slope, result in zip(slopes, by_axis):
             change = embedding_bag(indices[part], pixels, mode="sum", per_sample_weights=slope[part])
             torch.sum(change.mul_(grad[part]), 1, out=result[part])
-    return by_axis.reshape(2, *shape).permute(1, 0, 3, 2, 4).flatten(1, 2)  # (2, B, h, N, w) -> (B, 2N, h, w)
+    b, h, n, w = shape
+    return rearrange(by_axis, "axis (b h n w) -> b (axis n) h w", b=b, h=h, n=n, w=w)
 
 
 def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
