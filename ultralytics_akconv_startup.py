@@ -127,9 +127,13 @@ def _executed(module):
 
 
 def _under_way():
-    """Return whether the package is being imported, by this thread or by one that waits for this one."""
+    """Return whether the package is being imported, by this thread or by one that waits for this one.
+
+    A package that holds nothing, of which an uninstallation left the folder, has no `register` either and never will.
+    """
     package = sys.modules.get("ultralytics_akconv")
-    return package is not None and not hasattr(package, "register")
+    importing = getattr(getattr(package, "__spec__", None), "_initializing", False)  # as the import system itself asks
+    return importing and not hasattr(package, "register")
 
 
 # (owner, name, the host's function, the function in its place) while the first use has to wait for the registration.

@@ -70,10 +70,11 @@ def _default_activation(monkeypatch):
 
 @pytest.fixture
 def close():
-    """Compare two tensors by the tolerance of a dtype (the coarser of the two unless told)."""
+    """Compare two tensors by so many times the tolerance of a dtype (the coarser of the two unless told)."""
 
-    def check(actual, expected, dtype=None):
+    def check(actual, expected, dtype=None, times=1):
         tolerance = TOLERANCES[dtype] if dtype else max(TOLERANCES[actual.dtype], TOLERANCES[expected.dtype])
+        tolerance *= times
         torch.testing.assert_close(
             actual, expected, rtol=tolerance, atol=tolerance, check_dtype=False, check_stride=False, equal_nan=True
         )

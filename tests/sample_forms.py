@@ -48,6 +48,15 @@ SAMPLE_FORMS = {
     "grid": by("grid"),
 }
 
+
+def coarser(name, dtype, side):
+    """How many times the tolerance of its dtype a form needs on a map of a side: 1, but for "grid" in float32.
+
+    `grid_sample` takes positions relative to the side, which rounds them so many times as coarsely.
+    """
+    return side if (name, dtype) == ("grid", torch.float32) else 1
+
+
 # Ways a tensor may lie in memory.
 LAYOUTS = {
     "contiguous": lambda x: x.contiguous(),

@@ -107,8 +107,9 @@ if __name__ == '__main__':
                   ['plot', 'shapes', 'cross', '-o', 'cross.png'], ['models'],
                   ['benchmark', 'op', '--size', '4,4,16', '--repeats', '1', '--json', 'op.json']):
         assert main(words) == 0, words
+    import torch
     from ultralytics_akconv.benchmark.timing import _peak
-    print(_peak(lambda: lambda: None, ()) > 0)
+    print(_peak(torch.device("cpu"), lambda: lambda: None, ()) > 0)
     model = YOLO('yolov8n-akconv.yaml')
     model.train(data={str(data)!r}, epochs=1, imgsz=64, batch=8, workers=0, plots=False, device='cpu', project='runs')
     print(sorted(name for name in MISSING if name in sys.modules))
@@ -235,7 +236,7 @@ def test_a_table_that_somebody_looks_at_does_not_end_a_sweep(monkeypatch, tmp_pa
         if len(reports) == 1:
             refuse()
 
-    monkeypatch.setitem(run.ENGINES, "serial", lambda plan, cells, folder: ((cell, "done") for cell in cells))
+    monkeypatch.setitem(run.ENGINES, "serial", lambda plan, cells, folder, *_: ((cell, "done") for cell in cells))
     monkeypatch.setattr(run, "write_report", report)
     run.run_sweep(plan, tmp_path / "sweep")
     assert len(reports) == len(plan.cells()) + 1

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ultralytics_akconv.conversion.checkpoint import read_source, write_checkpoint
-from ultralytics_akconv.conversion.images import CalibrationImages
+from ultralytics_akconv.conversion.images import CalibrationImages, image_files
 from ultralytics_akconv.evaluation import Evaluation, TaskEvaluation, check_evaluation, evaluate, markdown
 from ultralytics_akconv.functional import sampling_positions
 from ultralytics_akconv.modules import AKConv
@@ -101,7 +101,8 @@ def ablate_offsets(
     network = read_source(model)
     choose_layers(network)  # both before the work
     check_evaluation(network.task, data, split)
-    calibration = CalibrationImages(data, images, imgsz, network.task, network.yaml.get("channels", 3))
+    files, channels = image_files(data, network.task), network.yaml.get("channels", 3)
+    calibration = CalibrationImages(files, images, imgsz, network.task, channels)
     means, layers = offset_statistics(network, calibration)
     evaluations = []
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,8 @@ def _patch_tasks(tasks: ModuleType) -> None:
     _patches.wrap(tasks, "parse_model", located)
     _patches.wrap(tasks, "check_yaml", finding_models)
     model = sys.modules.get("ultralytics.engine.model")
-    if getattr(model, "yaml_model_load", None) is tasks.yaml_model_load:  # it took the host's own before we came
+    load = getattr(model, "yaml_model_load", None)
+    if getattr(load, "__globals__", {}).get("__name__") == TASKS:  # it took the host's own, of this `tasks` or another
         _patches.wrap(model, "yaml_model_load", checking_scales)
     _patches.wrap(tasks, "yaml_model_load", checking_scales)
     _patches.wrap(tasks.BaseModel, "load", converting_load)
