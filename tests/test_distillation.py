@@ -18,10 +18,10 @@ from ultralytics.utils import LOGGER
 
 from ultralytics_akconv import akconv2d, transfer
 from ultralytics_akconv.cli import main
-from ultralytics_akconv.conversion import distillation, refinement
+from ultralytics_akconv.conversion import distances, refinement
 from ultralytics_akconv.conversion.calibration import capture
 from ultralytics_akconv.conversion.coordinates import Uncorrelated
-from ultralytics_akconv.conversion.distances import head_error, head_inputs, map_variances
+from ultralytics_akconv.conversion.distances import HeadDistance, head_inputs
 from ultralytics_akconv.conversion.distillation import Recipe, distill
 from ultralytics_akconv.conversion.expectation import noise_pictures
 from ultralytics_akconv.conversion.images import CalibrationImages, image_files
@@ -64,12 +64,12 @@ def test_layers_that_were_spoilt_learn_together_what_the_source_does(source, pic
     before, learnable = state_of(result.model), [p.requires_grad for p in result.model.parameters()]
     batches = list(CalibrationImages(image_files(pictures, "detect"), 8, 64, "detect"))
     names = [layer.name for layer in result.layers]
-    learned = distill(result.model, result.source, names, iter(batches * 6), batches, 12, torch.device("cpu"))
+    distance = HeadDistance(result.source, batches)
+    learned = distill(result.model, distance, names, iter(batches * 6), batches, batches, 12, torch.device("cpu"))
     assert learned.after < 0.8 * learned.before and 0 < learned.step <= learned.steps == 12
     assert [step for step, _, _ in learned.curve] == [2, 3, 5, 6, 8, 9, 11, 12]
     assert learned.after == min(error for _, _, error in learned.curve)
-    variances = map_variances(result.source, batches)
-    assert head_error(result.source, result.model, batches, variances) == pytest.approx(learned.after, rel=1e-3)
+    assert distance.error(result.model, batches) == pytest.approx(learned.after, rel=1e-3)
     changed = {key for key, value in result.model.state_dict().items() if not torch.equal(before[key], value)}
     expected = {
         f"{name}.{key}"
@@ -93,10 +93,11 @@ def test_every_tensor_outside_the_new_layers_stays_and_nothing_lies_beside_the_i
 
 def test_the_error_in_the_report_is_the_one_of_the_model_it_returns(source, pictures):
     result = transfer(source, num_param=3, data=pictures, distill=8, seed=4, **SMALL)
-    _, held_out = refinement._split(image_files(pictures, "detect"), seed=4)
-    batches = CalibrationImages(held_out, 99, 64, "detect")
-    variances = map_variances(result.source, batches)
-    error = head_error(result.source, result.model, batches, variances)
+    files, held_out = (
+        CalibrationImages(each, SMALL["images"], 64, "detect")
+        for each in refinement._split(image_files(pictures, "detect"), seed=4)
+    )
+    error = HeadDistance(result.source, [*files, *held_out]).error(result.model, held_out)
     assert error == pytest.approx(result.refined.learned.after, rel=1e-3)
     assert f"{100 * error:.1f} % after" in result.table()
 
@@ -111,6 +112,37 @@ def test_the_maps_compared_are_those_that_the_head_reads(source):
     assert [m.shape[-1] for m in maps] == [8, 4, 2]
     assert all(torch.equal(a, b) for a, b in zip(maps, seen))
     assert not source.model[-1]._forward_pre_hooks
+
+
+def test_what_the_source_is_sure_of_counts_more_and_a_few_great_differences_do_not_lead(source):
+    images = torch.rand(2, 3, 64, 64)
+    distance, other = HeadDistance(source, [images]), copy.deepcopy(source)
+    assert distance.error(other, [images]) == 0
+    deepest = other.model[source.model[-1].f[-1]].cv2.bn  # before the last map
+    errors = []
+    for shift in (1e-5, 2e-5, 1e4, 2e4):  # far up, its activation goes on as a straight line
+        deepest.bias.data = source.model[source.model[-1].f[-1]].cv2.bn.bias + shift
+        errors.append(distance.error(other, [images]))
+    assert errors[1] / errors[0] == pytest.approx(2, rel=0.01)
+    assert errors[3] / errors[2] == pytest.approx(2**0.5, rel=0.01)
+    with torch.no_grad():
+        head, maps = copy.deepcopy(source.model[-1]), head_inputs(source, images)
+        for branch in head.cv3:
+            branch[-1].bias.zero_()  # untrained, it is sure of nothing
+        weights = distances._weights(head, maps)
+        confidence = head.cv3[0](maps[0]).sigmoid().amax(1)
+    assert all(float(weight.mean()) == pytest.approx(1, rel=1e-3) for weight in weights)
+    assert torch.equal(weights[0].flatten().argsort(), confidence.flatten().argsort())
+
+
+def test_heads_that_do_not_tell_where_objects_are_weigh_all_places_alike(source):
+    maps = head_inputs(source, torch.rand(1, 3, 64, 64))
+    head = copy.deepcopy(source.model[-1])
+    assert all(weight.ndim == 3 for weight in distances._weights(head, maps))
+    head.nc += 1  # its branches give features, not classes
+    classify = trained("yolov8n-cls.yaml", nc=4).model[-1]
+    for each in (head, classify):
+        assert all(weight.ndim == 0 and weight == 1 for weight in distances._weights(each, maps))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +178,8 @@ def test_a_state_that_is_worse_than_the_start_is_never_kept(source, pictures, sa
     batches = list(CalibrationImages(image_files(pictures, "detect"), 4, 64, "detect"))
     names = [layer.name for layer in result.layers]
     wild = Recipe(weight_lr=50.0, offset_lr=50.0)
-    learned = distill(result.model, source, names, iter(batches * 4), batches, 4, torch.device("cpu"), wild)
+    distance = HeadDistance(source, batches)
+    learned = distill(result.model, distance, names, iter(batches * 4), batches, batches, 4, torch.device("cpu"), wild)
     assert learned.step == 0 and learned.after == learned.before
     assert all(torch.equal(before[key], value) for key, value in result.model.state_dict().items())
     assert any("no state better" in line for line in said)
@@ -278,7 +311,7 @@ def test_an_interrupt_leaves_nothing_and_another_try_works(checkpoint, pictures,
         "-o",
         str(output),
     ]
-    measured = distillation.head_error
+    measured = HeadDistance.error
     calls = []
 
     def interrupted(*args):
@@ -288,7 +321,7 @@ def test_an_interrupt_leaves_nothing_and_another_try_works(checkpoint, pictures,
         return measured(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(distillation, "head_error", interrupted)
+        patched.setattr(HeadDistance, "error", interrupted)
         assert main([*command, "--device", "cpu"]) == 130
     assert not list(output.parent.iterdir())
     assert main([*command, "--device", "cpu"]) == 0

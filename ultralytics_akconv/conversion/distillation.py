@@ -21,7 +21,7 @@ from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.torch_utils import autocast
 
 from ultralytics_akconv.conversion.coordinates import Uncorrelated, input_moments
-from ultralytics_akconv.conversion.distances import head_error, head_inputs, map_distance, map_variances
+from ultralytics_akconv.conversion.distances import HeadDistance
 from ultralytics_akconv.modules import AKConv
 
 _CHECKS = 8  # how often a run looks at the held-out images
@@ -40,7 +40,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a distillation did. Errors are of the maps that the head reads, on the held-out images, see `head_error`."""
+    """What a distillation did. Errors are of the maps that the head reads, on the held-out images: `HeadDistance`."""
 
     steps: int
     step: int  # whose state is kept; 0: none was better than the start
@@ -50,7 +50,7 @@ class Learned:
 
 
 def _prepared(
-    model: nn.Module, layers: Sequence[AKConv], batches: Sequence[Tensor], recipe: Recipe, error: float
+    model: nn.Module, layers: Sequence[AKConv], batches: Iterable[Tensor], recipe: Recipe, error: float
 ) -> torch.optim.Optimizer:
     """Make the layers' weights learnable in uncorrelated coordinates, and nothing else; return the optimizer."""
     moments = input_moments(model, layers, batches)
@@ -89,10 +89,11 @@ def _learnt(layers: Sequence[AKConv]) -> list[dict[str, Tensor]]:
 
 def distill(
     model: nn.Module,
-    source: nn.Module,
+    distance: HeadDistance,
     names: Sequence[str],
     batches: Iterable[Tensor],
     held_out: Sequence[Tensor],
+    known: Iterable[Tensor],
     steps: int,
     device: torch.device,
     recipe: Recipe = Recipe(),
@@ -101,10 +102,11 @@ def distill(
 
     Args:
         model: The converted model in eval mode; its AKConv layers change, all at once and at the end.
-        source: The source model in eval mode.
+        distance: What is made small: from the source model.
         names: The layers that learn.
         batches: Endless images (B, C, H, W) as the model takes them.
         held_out: Images that choose the state to keep.
+        known: Images that tell how the layers' inputs are correlated; the more, the better.
         steps: Number of batches to learn from.
         device: Where to work: with mixed precision on a GPU.
         recipe: Learning rates and the like.
@@ -113,13 +115,12 @@ def distill(
         What was reached.
     """
     layout = torch.channels_last
-    teacher, student = (deepcopy(each).to(device).to(memory_format=layout) for each in (source, model))
-    teacher.requires_grad_(False)
+    distance = distance.to(device, layout)
+    student = deepcopy(model).to(device).to(memory_format=layout)
     held_out = [images.to(device) for images in held_out]
     layers = [dict(student.named_modules())[name] for name in names]
-    variances = map_variances(teacher, held_out)
-    before = best = head_error(teacher, student, held_out, variances)
-    optimizer = _prepared(student, layers, held_out, recipe, before)
+    before = best = distance.error(student, held_out)
+    optimizer = _prepared(student, layers, (images.to(device) for images in known), recipe, before)
     warmup = max(1.0, recipe.warmup * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -134,9 +135,7 @@ def distill(
         for step in bar:
             images = next(feed).to(device, non_blocking=True).contiguous(memory_format=layout)
             with autocast(amp, device.type):
-                with torch.no_grad():
-                    wanted = head_inputs(teacher, images)
-                loss = map_distance(wanted, head_inputs(student, images), variances)
+                loss = distance(student, images)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -145,7 +144,7 @@ def distill(
             losses.append(loss.detach())
             bar.set_description(f"AKConv: learning from the source, loss {float(losses[-1]):.4f}")
             if step in checks:
-                error = head_error(teacher, student, held_out, variances)
+                error = distance.error(student, held_out)
                 curve.append((step, float(torch.stack(losses).mean()), error))
                 losses.clear()
                 if error < best:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from torch import nn
@@ -13,7 +14,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from ultralytics_akconv.conversion.calibration import fit
-from ultralytics_akconv.conversion.distances import head_error, map_variances
+from ultralytics_akconv.conversion.distances import HeadDistance
 from ultralytics_akconv.conversion.distillation import Learned, distill
 from ultralytics_akconv.conversion.images import CalibrationImages, image_files
 from ultralytics_akconv.conversion.pairs import Pair, solve_without_data
@@ -96,19 +97,22 @@ def refine(model: nn.Module, source: nn.Module, pairs: Sequence[Pair], images: I
         files, held_out_files = _split(files, images.seed)
         batches = CalibrationImages(files, images.count, *size)
         held_out = CalibrationImages(held_out_files, len(held_out_files), *size)
-    variances = map_variances(source, held_out)
-    prior = head_error(source, model, held_out, variances)
+    known = [batches] if images.steps is None else [batches, held_out]
+    distance = HeadDistance(source, chain.from_iterable(known))
+    prior = distance.error(model, held_out)
     LOGGER.info(f"AKConv: fitting {len(pairs)} layers on {len(batches)} images")
     layers = fit(model, source, pairs, [solve_without_data(pair) for pair in pairs], batches)
     if images.steps is None:
-        fitted, learned = head_error(source, model, held_out, variances), None
+        fitted, learned = distance.error(model, held_out), None
     else:
         with seeded(images.seed):
             # No more than are seen, so that a large dataset is not opened as a whole.
             files = readable(random.sample(files, min(len(files), _BATCH * images.steps)))
             feed = endless_batches(files, *size, _BATCH, device)
             names = [pair.name for pair in pairs]
-            learned = distill(model, source, names, feed, list(held_out), images.steps, device)
+            learned = distill(
+                model, distance, names, feed, list(held_out), chain.from_iterable(known), images.steps, device
+            )
         fitted = learned.before
     return Refined(layers, prior, fitted, len(held_out), learned)
 
