@@ -14,6 +14,7 @@ from conftest import layers_of
 from conversions import IMAGES, trained
 from torch.nn.utils import parametrize
 from ultralytics import YOLO
+from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
 from ultralytics_akconv import akconv2d, transfer
@@ -112,6 +113,13 @@ def test_the_maps_compared_are_those_that_the_head_reads(source):
     assert [m.shape[-1] for m in maps] == [8, 4, 2]
     assert all(torch.equal(a, b) for a, b in zip(maps, seen))
     assert not source.model[-1]._forward_pre_hooks
+
+
+def test_embeddings_of_words_are_no_maps():
+    if "YOLOEModel" not in dir(tasks):
+        pytest.skip("this host has no YOLOE")
+    model = YOLO("yoloe-11s.yaml").model.eval()
+    assert [maps.ndim for maps in head_inputs(model, torch.rand(1, 3, 64, 64))] == [4, 4, 4]
 
 
 def test_what_the_source_is_sure_of_counts_more_and_a_few_great_differences_do_not_lead(source):

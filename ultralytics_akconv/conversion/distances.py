@@ -23,8 +23,8 @@ def head_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     seen: list[Tensor] = []
 
     def stop(module: nn.Module, args: tuple) -> None:
-        maps = args[0]
-        seen.extend(maps if isinstance(maps, (list, tuple)) else [maps])
+        inputs = args[0] if isinstance(args[0], (list, tuple)) else [args[0]]
+        seen.extend(each for each in inputs if each.ndim == 4)  # some heads read embeddings of words, too
         raise _HeadReachedError
 
     handle = model.model[-1].register_forward_pre_hook(stop)

@@ -29,11 +29,11 @@ _CHECKS = 8  # how often a run looks at the held-out images
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the layers learn; the defaults come from a few short trials, see docs/results/transfer/distillation.md."""
+    """How the layers learn; the defaults come from the trials in docs/results/transfer/distillation.md."""
 
-    weight_lr: float = 0.015  # by how much of its spread a layer's output moves in a step, times the error at the start
-    offset_lr: float = 0.015  # by how many pixels a point moves in a step, times that error
-    field_lr: float = 0.005  # by how many the part of it that depends on the image moves
+    weight_lr: float = 0.03  # by how much of its spread a layer's output moves in a step, times the error at the start
+    offset_lr: float = 0.03  # by how many pixels a point moves in a step, times that error
+    field_lr: float = 0.015  # by how many the part of it that depends on the image moves
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: float = 0.1  # of the steps; then half a cosine down to zero
 
