@@ -10,9 +10,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 CONFIG_DIR = tempfile.mkdtemp(prefix="akconv-tests-")  # one a test process: xdist workers must not share settings
@@ -166,6 +168,22 @@ def fresh(tmp_path):
         return run_clean(home, command, cwd or tmp_path, timeout, **environment)
 
     return run
+
+
+def kill_after_a_checkpoint(process, last):
+    """Kill a training that leads its process group, once its checkpoint `last` is whole; it must not have ended."""
+    from ultralytics_akconv.sweep.run import last_epoch
+
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if last.is_file():  # stopped first: a checkpoint half written at the kill is another test
+            os.killpg(process.pid, signal.SIGSTOP)
+            if last_epoch(last) is not None:
+                break
+            os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
 
 
 @pytest.fixture(scope="session")
