@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Built with the setuptools of the environment: pip would install another for each of these.
+INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation --editable
 EPOCHS ?= 40
 WORKERS ?= 2
 # Tests that need a runtime fail where it is absent, so that no run loses them unnoticed; `make test RUNTIMES=` skips them.
@@ -11,6 +13,8 @@ RUNTIMES ?= required
 export YOLO_CONFIG_DIR := $(CURDIR)/$(VENV)/config
 export YOLO_OFFLINE := true
 export YOLO_AUTOINSTALL := false
+# A file of tests goes to one process, which makes what its tests share once. By name, since the longest have few tests.
+SHARED = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SERVE := $(BIN)/python -m http.server --directory site 8000
 
 # The operator, the layer, rows, names and grafts: what a change breaks first, without processes or trained models.
@@ -27,7 +31,7 @@ $(VENV)/ready: setup.py pyproject.toml
 	@echo "== Setting up $(VENV): the package, Ultralytics and the tools of the tests"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=64" wheel
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) ".[dev]"
 	$(BIN)/yolo settings datasets_dir="$(CURDIR)/datasets" runs_dir="$(CURDIR)/runs" weights_dir="$(CURDIR)/weights"
 	@touch $@
 
@@ -45,7 +49,7 @@ train: setup ## train YOLOv8n-AKConv on the bundled images and say where the wei
 # Apart from the set-up: a runtime without a wheel for this Python must not keep anybody from training.
 $(VENV)/runtimes: $(VENV)/ready
 	@echo "== Installing the runtimes of the export tests"
-	@$(BIN)/python -m pip install --quiet --editable ".[dev,export]" || { \
+	@$(INSTALL) ".[dev,export]" || { \
 		echo "== They do not install here, see above. 'make test RUNTIMES=' runs without them and skips their tests."; exit 1; }
 	@touch $@
 
@@ -53,20 +57,20 @@ test coverage: export AKCONV_RUNTIMES := $(RUNTIMES)
 
 test: $(if $(RUNTIMES),$(VENV)/runtimes,setup) ## run all tests, the slow ones too
 	@echo "== Running the tests on $(WORKERS) processes"
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest $(SHARED)
 
 test-fast: setup ## run the quick files of the operator, the layer and the models, without what is marked slow
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(FAST)
+	$(BIN)/python -m pytest -q $(SHARED) -m "not slow" $(FAST)
 
 coverage: $(if $(RUNTIMES),$(VENV)/runtimes,setup) ## tell which lines of the package the tests do not reach; fails below 95 %
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov=ultralytics_akconv --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest $(SHARED) --cov=ultralytics_akconv --cov-report=term-missing:skip-covered
 
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 docs: setup ## build the manual into site/
-	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
+	$(INSTALL) ".[dev,docs]"
 	$(BIN)/mkdocs build --strict
 	@echo "== Done. Read it: $(SERVE), then open http://localhost:8000/"
 
@@ -92,7 +96,7 @@ demo: setup ## build the manual with the models and the runtime of its page "Try
 	@echo "== Try it: $(SERVE), then open http://localhost:8000/try/"
 
 demo-test: setup ## test both pages in a real browser; `make demo` first, or the page "Try it" is left out
-	$(BIN)/python -m pip install --quiet --editable ".[dev,browser]"
+	$(INSTALL) ".[dev,browser]"
 	$(BIN)/python -m pytest tests/browser
 
 bench: setup ## measure AKConv against Conv and against its other forms on this machine
@@ -100,7 +104,7 @@ bench: setup ## measure AKConv against Conv and against its other forms on this 
 	$(BIN)/akconv benchmark model
 
 matrix: setup ## run the tests on older Ultralytics releases and write the table of the README
-	$(BIN)/python -m pip install --quiet --editable ".[dev,matrix]"
+	$(INSTALL) ".[dev,matrix]"
 	$(BIN)/python scripts/matrix.py --readme
 
 configs: setup ## write cfg/models again from the installed Ultralytics

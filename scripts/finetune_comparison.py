@@ -22,6 +22,7 @@ from ultralytics import YOLO
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv import transfer, write_checkpoint
+from ultralytics_akconv.markdown import markdown_table
 
 ARMS = ("plain", "converted", "partial", "scratch")
 CURVE = ("arm", "seed", "epoch", "mAP50", "mAP50-95")
@@ -88,7 +89,7 @@ def read(file: Path) -> list[dict]:
 
 def table(results: list[dict]) -> str:
     """Return the mean and the standard deviation of each arm over its seeds, as a Markdown table."""
-    lines = [f"| {' | '.join(('arm', 'seeds', *RUN[2:]))} |", "|---" * len(RUN) + "|"]
+    lines = []
     for arm in ARMS:
         rows = [row for row in results if row["arm"] == arm]
         if not rows:
@@ -98,8 +99,8 @@ def table(results: list[dict]) -> str:
             values = [float(row[column]) for row in rows if row[column]]
             spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(("arm", "seeds", *RUN[2:]), lines)
 
 
 def plot(curves: list[dict], file: Path) -> None:

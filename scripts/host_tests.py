@@ -29,6 +29,7 @@ import yaml
 from matrix import FOLDER, ROOT, install, newest
 
 from ultralytics_akconv import graft
+from ultralytics_akconv.markdown import markdown_table
 
 ARMS = ("off", "on", "grafted")
 TESTS = ("test_python.py", "test_engine.py", "test_cli.py")
@@ -187,10 +188,10 @@ def outcomes(log: str) -> dict[str, str]:
 
 def table(release: str, results: dict[str, dict[str, str]]) -> tuple[str, bool]:
     """Return what the arms say as Markdown, and whether "on" ends as "off" in all tests that both have."""
-    lines = [f"## Ultralytics {release}", "", "| arm | passed | failed | skipped | errors |", "|---|--:|--:|--:|--:|"]
-    for arm, found in results.items():
-        counts = Counter(found.values())
-        lines.append(f"| {arm} | {' | '.join(str(counts[k]) for k in ('passed', 'failed', 'skipped', 'error'))} |")
+    counts = {arm: Counter(found.values()) for arm, found in results.items()}
+    rows = [(arm, *(count[kind] for kind in ("passed", "failed", "skipped", "error"))) for arm, count in counts.items()]
+    titles = ("arm", "passed", "failed", "skipped", "errors")
+    lines = [f"## Ultralytics {release}", "", markdown_table(titles, rows, ("---", *["--:"] * 4))]
     common = set.intersection(*map(set, results.values()))
     different = sorted(name for name in common if len({found[name] for found in results.values()}) > 1)
     lines += ["", f"{len(common)} tests ended in every arm, {len(different)} of them not alike:"]

@@ -25,6 +25,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ultralytics_akconv.markdown import markdown_table
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".matrix"
 RESULTS = FOLDER / "results.json"
@@ -95,11 +97,12 @@ def record(release: str, cells: list[str]) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown, with what they were made on."""
     dates = sorted({row["date"] for row in rows})
-    lines = [f"| Ultralytics | Python | torch | {' | '.join(GROUPS)} |", "|---" * (len(GROUPS) + 3) + "|"]
-    for row in rows:
-        cells = [row["cells"].get(column, "not run") for column in GROUPS]
-        lines.append(f"| {' | '.join([row['release'], row['python'], row['torch'], *cells])} |")
-    return f"Tests run on {' to '.join(dates[:: max(len(dates) - 1, 1)])}, on a CPU:\n\n" + "\n".join(lines) + "\n"
+    versions = ("release", "python", "torch")
+    cells = [
+        [*(row[name] for name in versions), *(row["cells"].get(column, "not run") for column in GROUPS)] for row in rows
+    ]
+    told = markdown_table(("Ultralytics", "Python", "torch", *GROUPS), cells)
+    return f"Tests run on {' to '.join(dates[:: max(len(dates) - 1, 1)])}, on a CPU:\n\n{told}\n"
 
 
 def main() -> int:

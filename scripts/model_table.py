@@ -12,6 +12,7 @@ from pathlib import Path
 import ultralytics
 
 from ultralytics_akconv.info import Size, model_info
+from ultralytics_akconv.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 BEGIN, END = "<!-- table: scripts/model_table.py -->", "<!-- end of table -->"
@@ -45,12 +46,9 @@ PUBLISHED: dict[str, tuple[float, float] | None] = {
 
 def table() -> str:
     """Return the table in Markdown."""
-    lines = [
-        f"Ultralytics {ultralytics.__version__}, 80 classes, GFLOPs at 640 px.",
-        "",
-        "| model | parameters | GFLOPs | against its plain model | published: M, GFLOPs | published: against plain |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
+    titles = ("model", "parameters", "GFLOPs", "against its plain model")
+    titles += ("published: M, GFLOPs", "published: against plain")
+    rows = []
     published_plain = (0.0, 0.0)
     for name, published in PUBLISHED.items():
         info = model_info(name)
@@ -60,9 +58,10 @@ def table() -> str:
         theirs = f"{published[0]:.2f}, {published[1]:.1f}" if published else ""
         more = f"{published[0] - published_plain[0]:+.2f} M, {published[1] - published_plain[1]:+.1f}" if theirs else ""
         more = more if info.akconvs else ""
-        size = f"{info.size.parameters:,} | {info.size.gflops:.2f}"
-        lines.append(f"| `{name}` | {size} | {ours} | {theirs} | {more} |")
-    return "\n".join(lines)
+        rows.append((f"`{name}`", f"{info.size.parameters:,}", f"{info.size.gflops:.2f}", ours, theirs, more))
+    rules = ("---", *["--:"] * 5)
+    about = f"Ultralytics {ultralytics.__version__}, 80 classes, GFLOPs at 640 px."
+    return f"{about}\n\n{markdown_table(titles, rows, rules)}"
 
 
 def _difference(size: Size, plain: Size) -> str:

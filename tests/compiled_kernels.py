@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Compiles the kernels for cards that are not there: `python compiled_kernels.py ARCHITECTURES DTYPES CHANNELS`.
+"""Compiles the kernels for cards that are not there: `python compiled_kernels.py ARCHITECTURES/DTYPES/CHANNELS ...`.
 
 Triton brings what assembles and what reads it. Prints, as JSON, for every program its registers and bytes spilled.
 """
@@ -78,8 +78,8 @@ def cost(kernel):
 
 
 if __name__ == "__main__":
-    architectures, dtypes, channels = (argument.split(",") for argument in sys.argv[1:4])
-    for architecture, dtype, count in product(architectures, dtypes, channels):
+    cases = (case for argument in sys.argv[1:] for case in product(*(part.split(",") for part in argument.split("/"))))
+    for architecture, dtype, count in cases:
         for name, constants in launches(getattr(torch, dtype), int(count)):
             kernel = compiled(name, constants, dtype, int(architecture))
             found = {"architecture": int(architecture), "dtype": dtype, "channels": int(count), "program": name}

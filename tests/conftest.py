@@ -10,9 +10,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 CONFIG_DIR = tempfile.mkdtemp(prefix="akconv-tests-")  # one a test process: xdist workers must not share settings
@@ -168,6 +170,22 @@ def fresh(tmp_path):
     return run
 
 
+def kill_after_a_checkpoint(process, last):
+    """Kill a training that leads its process group, once its checkpoint `last` is whole; it must not have ended."""
+    from ultralytics_akconv.sweep.run import last_epoch
+
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if last.is_file():  # stopped first: a checkpoint half written at the kill is another test
+            os.killpg(process.pid, signal.SIGSTOP)
+            if last_epoch(last) is not None:
+                break
+            os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory):
     """The folder of checkpoints that a copy of Ultralytics with AKConv pasted into it has left; see `fork.py`."""
@@ -177,10 +195,15 @@ def forks(tmp_path_factory):
     return folder
 
 
-def copy_mini_dataset(folder):
-    """Copy the bundled dataset to `folder` and return a data YAML that names the copy (labels caches lie beside it)."""
+def copy_mini_dataset(folder, images=8):
+    """Copy the bundled dataset to `folder` and return a data YAML that names the copy (labels caches lie beside it).
+
+    A training takes twice as long with all 32 `images` as with eight, of which it makes one batch.
+    """
     source = ROOT / "cfg/datasets/akconv-mini"
     shutil.copytree(source, folder / "akconv-mini")
+    for file in sorted((folder / "akconv-mini/images/train").iterdir())[images:]:
+        file.unlink()
     names = "names: {0: RBC, 1: WBC, 2: Platelets}"
     data = folder / "mini.yaml"
     data.write_text(f"path: {folder / 'akconv-mini'}\ntrain: images/train\nval: images/val\n{names}\n", "utf-8")

@@ -65,7 +65,15 @@ def checkpoint():
 
 
 # What the converter of a format needs, and what its runtime is, by the names they are imported under.
-NEEDS = {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "mnn": ["MNN"]}
+LIGHT = {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "mnn": ["MNN"]}  # that `make test` demands
+NEEDS = {
+    **LIGHT,
+    "coreml": ["coremltools"],
+    "executorch": ["executorch"],
+    "litert": ["litert_torch", "ai_edge_litert"],
+    "paddle": ["paddle", "x2paddle"],
+    "saved_model": ["tensorflow", "onnx2tf", "tf_keras"],
+}
 # The oldest release that was run with these; 8.3.78 looks for openvino.runtime, and for a binary of PNNX on GitHub.
 OLDEST_HOST = (8, 3, 253)
 
@@ -73,7 +81,7 @@ OLDEST_HOST = (8, 3, 253)
 def needed(format_):
     """Skip where the tools of a format are absent, but fail where `make test` demands them."""
     for name in NEEDS[format_]:
-        if os.environ.get("AKCONV_RUNTIMES"):
+        if format_ in LIGHT and os.environ.get("AKCONV_RUNTIMES"):
             importlib.import_module(name)
         else:
             pytest.importorskip(name, reason=f"the export to {format_} needs {name}, which is not installed")
@@ -84,8 +92,9 @@ def precision(bits):
     return {"quantize": bits} if hasattr(DEFAULT_CFG, "quantize") else {"half": True} if bits == 16 else {"int8": True}
 
 
+@functools.cache
 def exported(format_, **options):
-    """Export a copy of the checkpoint as a user would; skips where the format's tools are absent."""
+    """Export a copy of the checkpoint as a user would, once a process; skips where the format's tools are absent."""
     if format_ == "onnx":
         skip_if_onnx_needs_onnxscript()
         opset = options.get("opset")
@@ -94,8 +103,8 @@ def exported(format_, **options):
             pytest.skip(f"torch {torch.__version__} writes ONNX up to opset {ONNX_MAX_OPSET}")
     if format_ in NEEDS:
         needed(format_)
-        if tuple(map(int, ultralytics.__version__.split(".")[:3])) < OLDEST_HOST:
-            pytest.skip(f"Ultralytics {ultralytics.__version__} calls {format_} as it was in its time")
+    if format_ in LIGHT and tuple(map(int, ultralytics.__version__.split(".")[:3])) < OLDEST_HOST:
+        pytest.skip(f"Ultralytics {ultralytics.__version__} calls {format_} as it was in its time")
     folder = Path(tempfile.mkdtemp(dir=checkpoint().parent))
     shutil.copy(checkpoint(), folder)
     return YOLO(folder / checkpoint().name).export(format=format_, **{"imgsz": 64, "verbose": False, **options})

@@ -111,8 +111,6 @@ def trainings(folder, kills):
     Three kills come at a random moment, the fourth within the writing of a checkpoint. Returns what was seen.
     """
     data = copy_mini_dataset(folder)
-    for file in sorted((folder / "akconv-mini/images/train").iterdir())[8:]:
-        file.unlink()
     _, duration = attempt(lambda: train(str(data), folder / "whole", None))
     seen, ends = [], []
     while len(seen) < kills:

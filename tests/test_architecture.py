@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "shapes": set(),
     "configs": set(),
     "files": set(),
+    "markdown": set(),
     "host": set(),
     "functional": {"shapes"},
     "blocks": set(),

@@ -39,9 +39,15 @@ def allocate(megabytes):
 
 @pytest.mark.slow
 def test_peak_memory_is_what_the_call_adds_however_large_the_caller_is():
-    large = torch.ones(2**28)  # 1 GB, the peak of this process
-    assert 180 < peak_memory(CPU, allocate, 200) < 260
-    assert large.sum() == 2**28
+    large = torch.ones(2**27)  # 512 MB, the peak of this process
+    assert 180 < peak_memory(CPU, allocate, 200, processes=1) < 260
+    assert large.sum() == 2**27
+
+
+def test_peak_memory_is_the_median_of_five_processes_on_a_cpu_and_of_one_on_a_gpu(monkeypatch):
+    peaks = iter((9.0, 1.0, 2.0, 8.0, 3.0, 7.0))
+    monkeypatch.setattr(timing, "_peak_of_a_process", lambda device, prepare, args: next(peaks))
+    assert [peak_memory(device, allocate) for device in (CPU, torch.device("cuda:0"))] == [3.0, 7.0]
 
 
 @pytest.fixture

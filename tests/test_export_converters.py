@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from conftest import layers_of, learned, traced_to_onnx
-from exporting import assert_equal_numbers, exported, precision
+from exporting import assert_equal_numbers, exported, needed, precision
 from ultralytics import YOLO
 
 from ultralytics_akconv import AKConv
@@ -17,25 +17,13 @@ from ultralytics_akconv.exports import choose_form
 from ultralytics_akconv.functional import export_form
 from ultralytics_akconv.paddle import teach_x2paddle
 
-# What the converter of a format needs, and what its runtime is, by the names they are imported under.
-NEEDS = {
-    "executorch": ["executorch"],
-    "litert": ["litert_torch", "ai_edge_litert"],
-    "paddle": ["paddle", "x2paddle"],
-    "saved_model": ["tensorflow", "onnx2tf", "tf_keras"],
-}
 CALIBRATION = "calibration_image_sample_data_20x128x128x3_float32.npy"  # the host downloads it for onnx2tf, else
 
 
-def needed(format_, names):
-    for name in names:
-        pytest.importorskip(name, reason=f"the export to {format_} needs {name}, which is not installed")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("format_", NEEDS)
+@pytest.mark.parametrize("format_", ["executorch", "litert", "paddle", "saved_model"])
 def test_a_model_exported_by_a_heavy_converter_equals_the_model(format_, tmp_path, monkeypatch):
-    needed(format_, NEEDS[format_])
+    needed(format_)
     monkeypatch.chdir(tmp_path)
     np.save(CALIBRATION, np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32))
     assert_equal_numbers(exported(format_))
@@ -44,7 +32,7 @@ def test_a_model_exported_by_a_heavy_converter_equals_the_model(format_, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 def test_tensorflow_in_eight_bits_equals_the_model(batch, tmp_path, monkeypatch, mini_dataset):
-    needed("saved_model", NEEDS["saved_model"])
+    needed("saved_model")
     monkeypatch.chdir(tmp_path)
     np.save(CALIBRATION, np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32))
     file = exported("saved_model", data=str(mini_dataset), batch=batch, **precision(8))
@@ -71,7 +59,7 @@ def test_tensorflow_gets_a_form_without_axes_of_one_size_which_its_converter_mix
 
 @pytest.mark.slow
 def test_coreml_converts_a_model(tmp_path):
-    needed("coreml", ["coremltools"])
+    needed("coreml")
     if tuple(int(part) for part in np.__version__.split(".")[:2]) > (2, 3):
         pytest.skip(f"coremltools makes scalars of arrays, which numpy refuses from 2.4 on; numpy is {np.__version__}")
     import coremltools

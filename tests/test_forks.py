@@ -112,7 +112,7 @@ def test_training_starts_from_the_imported_weights(imported, tmp_path, mini_data
     seen = {}
     model.add_callback("on_train_start", lambda trainer: seen.update(copy.deepcopy(trainer.model.state_dict())))
     settings = {"plots": False, "workers": 0, "verbose": False, "device": "cpu", "project": str(tmp_path), "val": False}
-    model.train(data=str(mini_dataset), epochs=1, imgsz=64, batch=4, fraction=0.5, **settings)
+    model.train(data=str(mini_dataset), epochs=1, imgsz=64, batch=8, **settings)
     wanted = result.model.state_dict()
     assert set(seen) == set(wanted) and all(torch.equal(seen[name], wanted[name]) for name in wanted)
     assert layers_of(model.model)

@@ -135,8 +135,7 @@ def test_an_empty_batch_gives_an_empty_result(sample, border):
 
 
 @sample_forms
-@borders
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("border", "stride"), zip(BORDERS, (1, 2, 3)))
 def test_the_gradients_are_those_of_the_function(sample, border, stride):
     points = sampling_points(3, [[0, 0], [1, -1], [0.5, 2]])
     x = torch.randn(2, 2, 4, 5, dtype=torch.float64, requires_grad=True)

@@ -33,7 +33,6 @@ def figures(facts, **about):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("gpu")
 def test_the_rehearsal_runs_every_step_on_a_cpu(fresh, tmp_path):
     output = tmp_path / "gpu"
     command = [sys.executable, SCRIPT, "-o", output, "--device", "cpu", "--tiny", "--minutes", "120"]
@@ -58,7 +57,6 @@ def test_the_rehearsal_runs_every_step_on_a_cpu(fresh, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("gpu")
 def test_the_rehearsal_of_the_paired_trainings_writes_the_report_of_a_sweep(fresh, tmp_path, mini_dataset):
     pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is in the extra `eval`")
     pytest.importorskip("scipy", reason="SciPy is in the extra `eval`")

@@ -19,35 +19,41 @@ from ultralytics_akconv.sweep import Plan, run
 
 # Import weight
 
-MODULES = "\nimport sys\nprint(*sorted(sys.modules))"
-VERSION = "sys.argv = ['yolo', 'version']\nfrom ultralytics.cfg import entrypoint\nentrypoint()"
+MODULES = "\nimport sys\nprint('modules', *sorted(sys.modules))\n"
+
+
+def modules_after(process):
+    """Return the modules that a process had at each `MODULES` of its code."""
+    return [set(line.split()[1:]) for line in printed(process) if line.startswith("modules ")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "code",
-    ["from ultralytics import YOLO", f"import sys\n{VERSION}", "from ultralytics import YOLO\nYOLO('yolov8n.yaml')"],
-    ids=["import", "yolo version", "stock model"],
-)
-def test_a_program_without_akconv_imports_our_modules_more_and_no_others(fresh, code):
-    on, off = (set(printed(fresh(code + MODULES, ULTRALYTICS_AKCONV=value))[-1].split()) for value in "10")
-    more = {name.partition(".")[0] for name in on - off} - set(getattr(sys, "stdlib_module_names", ()))
-    assert more <= {"ultralytics_akconv", "ultralytics_akconv_startup", "einops"}
-    assert "torchvision" not in on - off
+def test_a_program_without_akconv_imports_our_modules_more_and_no_others(fresh):
+    version = "import sys\nsys.argv = ['yolo', 'version']\nfrom ultralytics.cfg import entrypoint\nentrypoint()"
+    stages = (version, "from ultralytics import YOLO", "YOLO('yolov8n.yaml')")  # each imports more than the one before
+    code = "".join(stage + MODULES for stage in stages)
+    with_us, without = (modules_after(fresh(code, ULTRALYTICS_AKCONV=value)) for value in "10")
+    assert len(with_us) == len(without) == len(stages)
+    for on, off in zip(with_us, without):
+        more = {name.partition(".")[0] for name in on - off} - set(getattr(sys, "stdlib_module_names", ()))
+        assert more <= {"ultralytics_akconv", "ultralytics_akconv_startup", "einops"}
+        assert "torchvision" not in on - off
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["--help"], ["benchmark", "--help"], ["models"]], ids=" ".join)
-def test_a_command_imports_what_it_needs(fresh, words):
-    package = set(printed(fresh(f"import ultralytics_akconv{MODULES}"))[-1].split())
-    code = f"from ultralytics_akconv.cli import main\ntry:\n main({words!r})\nexcept SystemExit:\n pass"
-    more = set(printed(fresh(code + MODULES))[-1].split()) - package
-    assert "ultralytics_akconv.cli" in more
-    ours = {name for name in more if name.startswith("ultralytics_akconv.")}
-    assert ours <= {"ultralytics_akconv.cli", "ultralytics_akconv.cli.arguments", "ultralytics_akconv.cli.models"}
-    assert not {
-        name for name in more if name.partition(".")[0] in ("torch", "torchvision", "ultralytics", "matplotlib")
-    }
+def test_a_command_imports_what_it_needs(fresh):
+    code = f"import ultralytics_akconv{MODULES}from ultralytics_akconv.cli import main\n"
+    for words in (["--help"], ["benchmark", "--help"], ["models"]):
+        code += f"try:\n main({words!r})\nexcept SystemExit:\n pass{MODULES}"
+    package, *stages = modules_after(fresh(code))
+    assert len(stages) == 3
+    for modules in stages:
+        more = modules - package
+        assert "ultralytics_akconv.cli" in more
+        ours = {name for name in more if name.startswith("ultralytics_akconv.")}
+        assert ours <= {"ultralytics_akconv.cli", "ultralytics_akconv.cli.arguments", "ultralytics_akconv.cli.models"}
+        others = {name.partition(".")[0] for name in more}
+        assert not others & {"torch", "torchvision", "ultralytics", "matplotlib"}
 
 
 def test_every_command_has_a_file_and_a_function_that_adds_its_arguments():
@@ -128,7 +134,7 @@ def test_every_file_of_ours_is_opened_with_an_encoding(fresh, tmp_path):
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.datasets import find_data
 from ultralytics_akconv.conversion.images import image_files
-for words in (['graft', 'yolo11n.yaml', '-o', 'my.yaml'], ['models'], ['info', 'yolo11n-akconv.yaml'],
+for words in (['graft', 'yolo11n.yaml', '-o', 'my.yaml'], ['models'], ['info', 'yolo11n-akconv.yaml', '--imgsz', '64'],
               ['plot', 'shapes', '-o', 's.png'],
               ['benchmark', 'op', '--size', '4,4,16', '--repeats', '1', '--csv', 'op.csv', '--json', 'op.json']):
     assert main(words) == 0

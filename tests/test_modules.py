@@ -24,10 +24,11 @@ def published(gold, prefix=""):
 
 
 @paths
-@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
-def test_outputs_and_every_gradient_are_the_published_ones(file, path):
+def test_outputs_and_every_gradient_are_the_published_ones(path):
+    few = [*GOLDEN[::5], GOLDEN[-1]]  # for the interpreter: each stride, N from 3 to 13, offsets off the map
     with using_path(path):
-        compare_with_published(load(file))
+        for file in few if path == "kernels" else GOLDEN:
+            compare_with_published(load(file))
 
 
 def compare_with_published(gold):

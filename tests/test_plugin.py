@@ -218,6 +218,14 @@ def test_unregister_puts_everything_back_and_both_may_be_called_again():
     assert len(layers_of(built(yolov8_dict()))) == 6
 
 
+def test_what_the_host_took_of_ours_by_name_works_again_after_the_next_register():
+    """Its `engine.model` imports `yaml_model_load`, and may do so after us."""
+    unregister()
+    register()
+    with pytest.raises(FileNotFoundError, match=r"Try 'yolov8s-akconv7\.yaml'"):
+        YOLO("yolov8-akconv7s.yaml")
+
+
 def test_layers_go_on_working_after_unregister():
     model = built(yolov8_dict()).eval()
     unregister()

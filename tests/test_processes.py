@@ -2,12 +2,9 @@
 """Use as users do: the `yolo` command and scripts in processes of their own, on real images, 64 px."""
 
 import csv
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,11 +14,13 @@ import yaml
 from conftest import (
     clean_environment,
     copy_mini_dataset,
+    kill_after_a_checkpoint,
     layers_of,
     run_clean,
     skip_if_onnx_needs_onnxscript,
     yolov8_dict,
 )
+from test_distributed import TWO_RANKS
 
 pytestmark = pytest.mark.slow
 YOLO_COMMAND = Path(sys.executable).parent / "yolo"
@@ -62,67 +61,62 @@ def layers_in(checkpoint):
 def trained(tmp_path_factory):
     """One training by the bare command, for all that needs its weights."""
     folder = tmp_path_factory.mktemp("trained")
-    data = copy_mini_dataset(folder)
-    output = run(folder, *train_command(data, "run", "epochs=2"))
+    data = copy_mini_dataset(folder, images=32)
+    output = run(folder, *train_command(data, "run", "epochs=1"))
     return folder, data, folder / "runs/run/weights/best.pt", output
 
 
-@pytest.mark.xdist_group("trained")
+def yolo(*commands):
+    """Return Python that runs `yolo` commands one after the other as the program does, in one process."""
+    given = [["yolo", *map(str, command)] for command in commands]
+    return f"""
+import sys
+from ultralytics.cfg import entrypoint
+for command in {given!r}:
+    print("\\n==", command[1])
+    sys.argv[:] = command  # the very list that the host looks at
+    entrypoint()
+"""
+
+
 def test_yolo_train_trains_and_says_what_it_built(trained):
     folder, _, best, output = trained
-    assert epochs_of(folder / "runs/run") == [1, 2]
+    assert epochs_of(folder / "runs/run") == [1]
     assert output.count("ultralytics_akconv.modules.AKConv") == 6
     layers = layers_in(best)
     assert [layer.num_param for layer in layers] == [5] * 6
     assert all(layer.p_conv.weight.any() for layer in layers)  # the offsets have left their zero start
 
 
-@pytest.mark.xdist_group("trained")
-def test_yolo_val_and_predict_take_the_weights_in_new_processes(trained):
-    folder, data, best, _ = trained
-    output = run(folder, YOLO_COMMAND, "val", f"model={best}", f"data={data}", *SMALL)
-    assert "mAP50-95" in output and "GFLOPs" in output and " 0.0 GFLOPs" not in output
-    images = folder / "akconv-mini/images/val"
-    where = (f"project={folder / 'runs'}", "name=predicted", "save_txt=True", "conf=0.00001")
-    run(folder, YOLO_COMMAND, "predict", f"model={best}", f"source={images}", "imgsz=64", *where)
-    assert len(list((folder / "runs/predicted").glob("*.jpg"))) == len(list(images.iterdir())) == 8
-
-
-@pytest.mark.xdist_group("trained")
-def test_yolo_benchmark_measures_the_onnx_export(trained):
+def test_yolo_val_predict_and_benchmark_take_the_weights_in_a_new_process(trained):
     skip_if_onnx_needs_onnxscript()
     folder, data, best, _ = trained
+    images = folder / "akconv-mini/images/val"
     shutil.copy(best, folder / "bench.pt")
-    output = run(folder, YOLO_COMMAND, "benchmark", "model=bench.pt", f"data={data}", "imgsz=64", "format=onnx")
+    where = (f"project={folder / 'runs'}", "name=predicted", "save_txt=True", "conf=0.00001")
+    code = yolo(
+        ["val", f"model={best}", f"data={data}", *SMALL],
+        ["predict", f"model={best}", f"source={images}", "imgsz=64", *where],
+        ["benchmark", "model=bench.pt", f"data={data}", "imgsz=64", "format=onnx"],
+    )
+    _, validated, _, measured = run(folder, sys.executable, "-c", code).split("\n== ")
+    assert "mAP50-95" in validated and "GFLOPs" in validated and " 0.0 GFLOPs" not in validated
+    assert len(list((folder / "runs/predicted").glob("*.jpg"))) == len(list(images.iterdir())) == 8
     assert (folder / "bench.onnx").is_file()
-    row = next(line for line in output.splitlines() if "ONNX" in line and "✅" in line)
+    row = next(line for line in measured.splitlines() if "ONNX" in line and "✅" in line)
     assert "❌" not in row
 
 
 @restricted_loading
-@pytest.mark.xdist_group("trained")
-def test_restricted_loading_takes_the_weights_for_prediction_and_training(trained):
+def test_restricted_loading_takes_the_weights_for_prediction_and_training_and_refuses_what_is_not_a_layer(trained):
     folder, data, best, _ = trained
+    train = train_command(data, "restricted", "epochs=1", model=best)[1:]
     code = f"""
+import os, torch
 from ultralytics import YOLO
 model = YOLO({str(best)!r})
 model.predict({str(folder / "akconv-mini/images/val")!r}, imgsz=64, verbose=False)
 print(type(model.model.model[1]).__module__, type(model.model.model[1]).__name__)
-"""
-    output = run(folder, sys.executable, "-c", code, ULTRALYTICS_SAFE_LOAD="1")
-    assert "ultralytics_akconv.modules AKConv" in output
-    run(folder, *train_command(data, "restricted", "epochs=1", model=best), ULTRALYTICS_SAFE_LOAD="1")
-    assert epochs_of(folder / "runs/restricted") == [1]
-    assert len(layers_in(folder / "runs/restricted/weights/last.pt")) == 6
-
-
-@restricted_loading
-@pytest.mark.xdist_group("trained")
-def test_restricted_loading_still_refuses_what_is_not_a_layer(trained):
-    folder, _, best, _ = trained
-    code = f"""
-import os, torch
-from ultralytics import YOLO
 class Attack:
     def __reduce__(self):
         return os.mkdir, ({str(folder / "attacked")!r},)
@@ -132,17 +126,22 @@ try:
     YOLO('attack.pt')
 except Exception as error:
     print('refused', type(error).__name__)
+{yolo(train)}
 """
-    assert "refused" in run(folder, sys.executable, "-c", code, ULTRALYTICS_SAFE_LOAD="1")
+    output = run(folder, sys.executable, "-c", code, ULTRALYTICS_SAFE_LOAD="1")
+    assert "ultralytics_akconv.modules AKConv" in output
+    assert "refused" in output
     assert not (folder / "attacked").exists()
+    assert epochs_of(folder / "runs/restricted") == [1]
+    assert len(layers_in(folder / "runs/restricted/weights/last.pt")) == 6
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """The folder of a training of four epochs that was killed after its first checkpoint."""
-    folder = tmp_path_factory.mktemp("killed")
-    data = copy_mini_dataset(folder)
-    last = folder / "runs/killed/weights/last.pt"
+def test_a_training_killed_in_the_middle_is_resumed_to_its_end(tmp_path):
+    """By restricted loading where the host has it: it takes less than the ordinary one, which `test_kills.py` uses."""
+    folder = tmp_path
+    data = copy_mini_dataset(folder, images=32)
+    run_folder = folder / "runs/killed"
+    last = run_folder / "weights/last.pt"
     process = subprocess.Popen(
         [str(part) for part in train_command(data, "killed", "epochs=4")],
         cwd=folder,
@@ -151,28 +150,9 @@ def killed(tmp_path_factory):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 200
-    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)  # well into the next epoch, or the end of the checkpoint's writing
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert 1 <= len(epochs_of(folder / "runs/killed")) < 4
-    return folder
-
-
-@pytest.mark.xdist_group("killed")
-@pytest.mark.parametrize("restricted", [0, pytest.param(1, marks=restricted_loading)])
-def test_a_training_killed_in_the_middle_is_resumed_to_its_end(killed, restricted):
-    run_folder, kept = killed / "runs/killed", killed / "kept"
-    if kept.exists():  # the host resumes in the folder that the checkpoint names: put back what the kill left there
-        shutil.rmtree(run_folder)
-        shutil.copytree(kept, run_folder)
-    else:
-        shutil.copytree(run_folder, kept)
-    last = run_folder / "weights/last.pt"
-    environment = {"ULTRALYTICS_SAFE_LOAD": "1"} if restricted else {}
-    output = run(killed, YOLO_COMMAND, "train", "resume=True", f"model={last}", **environment)
+    kill_after_a_checkpoint(process, last)
+    assert 1 <= len(epochs_of(run_folder)) < 4
+    output = run(folder, YOLO_COMMAND, "train", "resume=True", f"model={last}", ULTRALYTICS_SAFE_LOAD="1")
     assert "Resuming training" in output
     assert epochs_of(run_folder) == [1, 2, 3, 4]
     assert len(layers_in(last)) == 6
@@ -208,6 +188,7 @@ if __name__ == "__main__":
     assert {m.points for m in layers} == {((-1, -1), (0, 0), (1, -1))}
 
 
+@pytest.mark.skipif(TWO_RANKS, reason="two ranks tell more: test_distributed.py")
 def test_the_hosts_ddp_file_trains_in_a_process_of_the_launcher(tmp_path):
     """What a multi-GPU training starts for each rank, here one rank on the CPU."""
     pytest.importorskip("cloudpickle", reason="the host's distributed training needs it")

@@ -1,142 +1,26 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Sweeps: results of real (tiny) trainings, kill and resume, failures, folders of others, and the command lines."""
+"""Sweeps: plans and what they refuse, tables, differences, command lines; their trainings: `test_sweep_runs.py`."""
 
-import contextlib
 import csv
-import importlib.util
-import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, clean_environment, copy_mini_dataset
-from layouts import write_visdrone, write_voc
-from test_evaluate import dataset_of
 from ultralytics import YOLO
 
-from ultralytics_akconv import datasets
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.sweep import Arm, Cell, Plan, host_arguments, model_file, read_arm, run, run_sweep, seeds_needed
-from ultralytics_akconv.sweep.plan import read_state, write_json
+from ultralytics_akconv.sweep.plan import write_json
 from ultralytics_akconv.sweep.results import differences, score_names, summary, table, write_report
-from ultralytics_akconv.sweep.run import last_epoch
 
 pytest.importorskip("faster_coco_eval", reason="the extra `eval`")
 stats = pytest.importorskip("scipy.stats", reason="the extra `eval`")
 SMALL = {"epochs": 1, "imgsz": 64, "batch": 8, "nbs": 8, "workers": 0, "device": "cpu", "verbose": False}
-REPORT = {
-    "cells.csv", "curves.csv", "differences.csv", "results.json", "table.md", "ap.png", "curves.png", "sweep.json",
-    "sweep.lock",
-}  # fmt: skip
-# Arms of which the first fails in the training, not before.
-ONE_FAILS = {"num_param": (), "baseline": False, "arms": ({"optimizer": "None such"}, {"lr0": 0.01})}
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Eight training and eight validation images."""
-    data = copy_mini_dataset(tmp_path)
-    for file in sorted((tmp_path / "akconv-mini/images/train").iterdir())[8:]:
-        file.unlink()
-    return str(data)
 
 
 def plan_of(data, **options):
-    return Plan(data, **{"num_param": (3,), "seeds": (0,), "arguments": SMALL, **options})
-
-
-@pytest.mark.slow
-def test_a_sweep_writes_its_report_and_does_not_repeat_what_is_done(data, tmp_path, monkeypatch):
-    folder = tmp_path / "sweep"
-    assert run_sweep(plan_of(data), folder) == {
-        "yolov8n-plain-seed0": "done",
-        "yolov8n-akconv3-default-seed0": "done",
-    }
-    assert {file.name for file in folder.iterdir() if file.is_file()} == REPORT
-    with open(folder / "cells.csv", newline="", encoding="utf-8") as stream:
-        cells = list(csv.DictReader(stream))
-    assert [cell["N"] for cell in cells] == ["", "3"]
-    assert int(cells[0]["parameters"]) > int(cells[1]["parameters"]) > 2e6
-    assert all(float(cell["gflops"]) > 0 and float(cell["latency"]) > 0 for cell in cells)
-    with open(folder / "curves.csv", newline="", encoding="utf-8") as stream:
-        assert [(row["row"], row["epoch"]) for row in csv.DictReader(stream)] == [
-            ("yolov8n-plain", "1"),
-            ("yolov8n-akconv3-default", "1"),
-        ]
-    assert json.loads((folder / "results.json").read_text("utf-8"))["machine"]["ultralytics"]
-    monkeypatch.setattr(YOLO, "train", lambda *_, **__: pytest.fail("trained again"))
-    assert set(run_sweep(plan_of(data), folder).values()) == {"done"}
-
-
-@pytest.mark.slow
-def test_a_sweep_that_was_killed_goes_on_where_it_stopped(data, tmp_path, caplog):
-    folder = tmp_path / "sweep"
-    first, second = (folder / f"yolov8n-{name}-seed0" for name in ("plain", "akconv3-default"))
-    options = [f"{key}={value}" for key, value in {**SMALL, "epochs": 3}.items()]
-    command = [sys.executable, ROOT / "scripts/benchmark.py", "--data", data, "--num-param", "3", "--seeds", "0"]
-    (tmp_path / "home").mkdir()
-    process = subprocess.Popen(
-        [*map(str, command), "-o", str(folder), *options],
-        env=clean_environment(tmp_path / "home"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    last, deadline = second / "train/weights/last.pt", time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if last.is_file():  # stopped first: a checkpoint half written at the kill is another test
-            os.killpg(process.pid, signal.SIGSTOP)
-            if last_epoch(last) is not None:
-                break
-            os.killpg(process.pid, signal.SIGCONT)
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    done = (first / "cell.json").read_bytes()
-    assert json.loads(done)["status"] == "done"
-    assert json.loads((second / "cell.json").read_text("utf-8"))["status"] == "running"
-    plan = plan_of(data, arguments={**SMALL, "epochs": 3})
-    assert set(run_sweep(plan, folder).values()) == {"done"}
-    assert (first / "cell.json").read_bytes() == done
-    assert "Resuming training" in caplog.text
-    with open(second / "train/results.csv", encoding="utf-8") as stream:
-        assert [int(row["epoch"]) for row in csv.DictReader(stream)] == [1, 2, 3]
-
-
-@pytest.mark.parametrize("rest", [b"", b"PK\x03\x04 cut off", b"no archive at all"])
-def test_a_checkpoint_cut_off_by_a_kill_counts_as_none(rest, tmp_path, caplog):
-    (tmp_path / "last.pt").write_bytes(rest)
-    assert last_epoch(tmp_path / "last.pt") is None
-    assert "was cut off" in caplog.text
-
-
-@pytest.mark.slow
-def test_a_checkpoint_cut_off_by_a_kill_starts_the_cell_anew(data, tmp_path, caplog):
-    folder = tmp_path / "sweep"
-    last = folder / "yolov8n-plain-seed0/train/weights/last.pt"
-    plan = plan_of(data, num_param=())
-    with plan.claim(folder):
-        pass
-    last.parent.mkdir(parents=True)
-    last.write_bytes(b"PK\x03\x04 cut off")
-    assert run_sweep(plan, folder) == {"yolov8n-plain-seed0": "done"}
-    assert "was cut off" in caplog.text
-
-
-@pytest.mark.slow
-def test_a_failed_cell_is_told_and_the_rest_goes_on(data, tmp_path):
-    status = run_sweep(plan := plan_of(data, **ONE_FAILS), tmp_path / "sweep")
-    assert status == {"yolov8n-plain-optimizer-None-such-seed0": "failed", "yolov8n-plain-lr0-0.01-seed0": "done"}
-    text = (tmp_path / "sweep/table.md").read_text("utf-8")
-    assert "Failed:\n- yolov8n-plain-optimizer-None-such-seed0: NotImplementedError: " in text
-    state = read_state(tmp_path / "sweep", plan.cells()[0])
-    assert "Traceback" in state["traceback"]
+    return Plan(str(data), **{"num_param": (3,), "seeds": (0,), "arguments": SMALL, **options})
 
 
 def test_a_folder_of_another_sweep_or_of_anything_else_is_refused(tmp_path):
@@ -181,17 +65,17 @@ def test_a_plan_refuses_what_cannot_work_before_the_work(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_sweep_refuses_what_cannot_be_evaluated_before_the_first_training(data, tmp_path, monkeypatch):
+def test_a_sweep_refuses_what_cannot_be_evaluated_before_the_first_training(mini_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(YOLO, "train", lambda *_, **__: pytest.fail("trained"))
     folder = tmp_path / "sweep"
     with pytest.raises(ValueError, match="has no split 'test': it has train, val"):
-        run_sweep(plan_of(data, split="test"), folder)
+        run_sweep(plan_of(mini_dataset, split="test"), folder)
     with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
-        run_sweep(plan_of(data, models=("absent.yaml",), num_param=()), folder)
+        run_sweep(plan_of(mini_dataset, models=("absent.yaml",), num_param=()), folder)
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(ImportError, match="COCO metrics need faster-coco-eval"):
-        run_sweep(plan_of(data), folder)
-    command = ["benchmark", "train", "--data", data, "--num-param", "3", "--seeds", "0", "-o", str(folder)]
+        run_sweep(plan_of(mini_dataset), folder)
+    command = ["benchmark", "train", "--data", str(mini_dataset), "--num-param", "3", "--seeds", "0", "-o", str(folder)]
     assert main(command) == 1
     assert not folder.exists()
 
@@ -273,18 +157,6 @@ def test_other_tasks_are_compared_by_the_scores_that_they_have(tmp_path):
     assert (tmp_path / "differences.png").stat().st_size > 5000
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task, score", [("segment", "mask_mAP"), ("classify", "top1")])
-def test_a_sweep_trains_and_compares_models_of_other_tasks(task, score, tmp_path):
-    data, model = dataset_of(task, tmp_path)
-    plan = Plan(str(data), (str(model),), num_param=(3,), seeds=(0,), arguments=SMALL)
-    assert set(run_sweep(plan, tmp_path / "sweep").values()) == {"done"}
-    for name in ("cells", "curves"):
-        with open(tmp_path / f"sweep/{name}.csv", newline="", encoding="utf-8") as stream:
-            assert all(0 <= float(row[score]) <= 1 for row in csv.DictReader(stream))
-    assert f"| {score} | 1 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
-
-
 def test_the_number_of_seeds_is_the_least_whose_test_has_the_power():
     spread = 0.0156
     needed = seeds_needed(spread)
@@ -307,30 +179,6 @@ def test_a_budget_begins_no_seed_that_would_not_end_in_time(monkeypatch):
     assert list(run._within(cells, minutes=10)) == cells[:4]  # 250 s a seed: the third would end at 750 s
 
 
-@pytest.mark.slow
-def test_workers_end_with_the_command_however_that_ends(tmp_path):
-    psutil = pytest.importorskip("psutil")
-    code = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-from ultralytics_akconv.sweep.run import _end_with_parent
-context = multiprocessing.get_context("spawn")
-with ProcessPoolExecutor(1, context, initializer=_end_with_parent) as pool:
-    print(pool.submit(os.getpid).result(), flush=True)
-    pool.submit(time.sleep, 600).result()
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=clean_environment(tmp_path), stdout=subprocess.PIPE, text=True
-    )
-    lines = iter(process.stdout.readline, "")  # the host may write of its settings before
-    worker = psutil.Process(next(int(line) for line in lines if line.strip().isdigit()))
-    assert worker.is_running()
-    process.kill()
-    process.wait()
-    gone, alive = psutil.wait_procs([worker], timeout=60)
-    assert gone or alive[0].status() == psutil.STATUS_ZOMBIE  # where nobody collects orphans
-
-
 def test_the_arms_of_a_command_line_are_read():
     arm = read_arm("num_param=5 where=3,5 border=zeros lr0=0.1 freeze=offsets")
     assert arm == {"num_param": 5, "where": [3, 5], "border": "zeros", "lr0": 0.1, "freeze": "offsets"}
@@ -350,19 +198,6 @@ def test_the_arms_of_a_command_line_are_read():
 def yaml_rows(file):
     model = yaml.safe_load(file.read_text("utf-8"))
     return model["backbone"] + model["head"]
-
-
-@pytest.mark.slow
-def test_arms_start_from_a_checkpoint_side_by_side_and_frozen_offsets_stay_where_they_start(data, checkpoint, tmp_path):
-    arguments = {**SMALL, "pretrained": str(checkpoint), "lr0": 0.01, "optimizer": "SGD", "warmup_epochs": 0}
-    plan = plan_of(data, arguments=arguments, baseline=False, arms=({"num_param": 3, "freeze": "offsets"},))
-    status = run_sweep(plan, tmp_path / "sweep", "processes", jobs=2)
-    free, still = (
-        YOLO(tmp_path / "sweep" / name / "train/weights/last.pt").model.model[3].p_conv.weight for name in status
-    )
-    assert set(status.values()) == {"done"}
-    assert free.abs().max() > 0
-    assert still.abs().max() == 0
 
 
 def test_arguments_of_the_host_are_read_and_unknown_ones_refused():
@@ -390,90 +225,3 @@ def test_the_command_shows_its_cells_and_refuses_unknown_arguments(tmp_path, cap
     with pytest.raises(SystemExit):
         main(["models", "epochs=4"])
     assert "unrecognized arguments: epochs=4" in capsys.readouterr().err
-
-
-def script(name):
-    """Return the function behind a script."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-@pytest.mark.slow
-def test_the_scripts_train_and_validate_on_original_layouts(tmp_path, monkeypatch, capsys):
-    train, val = script("train"), script("val")
-    monkeypatch.setattr(datasets, "DATASETS_DIR", tmp_path)
-    monkeypatch.setattr(datasets, "ONLINE", False)
-    command = ["--data", "visdrone", "--model", "yolov8n.yaml", "--num-param", "5"]
-    assert train([*command, "--dry-run", "--batch", "4"]) == 0
-    shown = capsys.readouterr().out
-    assert "yolov8n-akconv5-default.yaml data=VisDrone.yaml epochs=300 imgsz=640 optimizer=SGD" in shown
-    assert train(command) == 1
-    assert capsys.readouterr().err.startswith("train.py: the dataset visdrone is not in ")
-    write_visdrone(tmp_path / "VisDrone")
-    options = [f"{key}={value}" for key, value in SMALL.items()]
-    assert train([*command, *options, "plots=False", "name=run", f"project={tmp_path / 'runs'}"]) == 0
-    best = str(tmp_path / "runs/run/weights/best.pt")
-    validate = [best, "--data", "visdrone", "--coco-metrics", "imgsz=64", "device=cpu", "workers=0"]
-    assert val(validate) == 0
-    columns = "| AP50 | AP75 | AP | APS | APM | APL | precision | recall | mAP50 | mAP | parameters |"
-    assert columns in capsys.readouterr().out
-    assert val([*validate, "epoks=1"]) == 1
-    write_voc(tmp_path / "cells")
-    assert val([best, "--data", str(tmp_path / "cells"), "--coco-metrics", "imgsz=64", "workers=0"]) == 1
-    assert "the model has 10 classes, the dataset 3" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_ray_runs_the_cells_on_two_workers(data, tmp_path):
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        plan = plan_of(data, **ONE_FAILS, seeds=(0, 1))
-        status = run_sweep(plan, tmp_path / "sweep", "ray")
-    finally:
-        ray.shutdown()
-    assert [status[f"yolov8n-plain-lr0-0.01-seed{seed}"] for seed in (0, 1)] == ["done", "done"]
-    assert [status[f"yolov8n-plain-optimizer-None-such-seed{seed}"] for seed in (0, 1)] == ["failed", "failed"]
-    assert "| yolov8n | - | - | lr0=0.01 | 2 |" in (tmp_path / "sweep/table.md").read_text("utf-8")
-
-
-@pytest.mark.slow
-def test_a_cell_whose_ray_workers_are_killed_is_tried_again_told_and_taken_up_by_the_next_command(data, tmp_path):
-    ray, psutil = pytest.importorskip("ray"), pytest.importorskip("psutil")
-    plan = plan_of(data, num_param=(), arguments={**SMALL, "epochs": 4})
-    folder = tmp_path / "sweep"
-    (cell,) = plan.cells()
-    last = folder / cell.name / "train/weights/last.pt"
-
-    def kill(workers, ready):
-        """Kill so many workers, each when it is at work and `ready` holds."""
-        killed, deadline = set(), time.monotonic() + 150
-        while len(killed) < workers and time.monotonic() < deadline:
-            time.sleep(0.05)
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    if process.pid not in killed and "ray::run_cell" in " ".join(process.cmdline()) and ready():
-                        process.kill()
-                        killed.add(process.pid)
-
-    def swept_with(workers, ready):
-        killer = threading.Thread(target=kill, args=(workers, ready))
-        killer.start()
-        try:
-            return run_sweep(plan, folder, "ray")
-        finally:
-            killer.join()
-
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        # Each of the three tries that Ray makes is lost.
-        assert swept_with(3, (folder / cell.name / "cell.json").is_file) == {cell.name: "running"}
-        assert f"Not finished: {cell.name}" in (folder / "table.md").read_text("utf-8")
-        # One is lost after an epoch (the first is 0), and another goes on.
-        assert swept_with(1, lambda: last_epoch(last)) == {cell.name: "done"}
-    finally:
-        ray.shutdown()
-    with open(last.parents[1] / "results.csv", encoding="utf-8") as stream:
-        assert {int(row["epoch"]) for row in csv.DictReader(stream)} == {1, 2, 3, 4}

@@ -106,27 +106,27 @@ def test_unregister_gives_load_back_to_the_host():
 
 @pytest.mark.slow
 def test_training_from_pretrained_weights_starts_from_the_converted_model(fresh, source, checkpoint, mini_dataset):
-    still = ["optimizer=SGD", "lr0=0", "lrf=0", "warmup_epochs=0"]  # what a training ends with is what it began with
-    options = ["epochs=1", "imgsz=64", "batch=8", "workers=0", "device=cpu", "plots=False", "val=False", *still]
-    options.append("seed=1")  # with 0, the source's, random weights of a plain model would be the source's
+    still = {"optimizer": "SGD", "lr0": 0, "lrf": 0, "warmup_epochs": 0}  # it ends with what it began with
+    options = {"epochs": 1, "imgsz": 64, "batch": 8, "workers": 0, "device": "cpu", "plots": False, "val": False}
+    options |= still | {"pretrained": str(checkpoint), "data": str(mini_dataset), "project": str(mini_dataset.parent)}
+    options |= {"seed": 1}  # with 0, the source's, random weights of a plain model would be the source's
 
-    def start(model):
-        """Return what a training from the checkpoint printed, and the parameters it started from."""
-        run_folder = mini_dataset.parent / model
-        weights = [f"model={model}.yaml", f"pretrained={checkpoint}", f"data={mini_dataset}"]
-        where = [f"project={run_folder.parent}", f"name={model}"]
-        run = fresh([Path(sys.executable).with_name("yolo"), "train", *weights, *where, *options])
-        assert run.returncode == 0, run.stderr
-        return run.stdout + run.stderr, dict(YOLO(run_folder / "weights/last.pt").model.named_parameters())
+    def started(model):
+        """Return the parameters that a training started from."""
+        return dict(YOLO(mini_dataset.parent / model / "weights/last.pt").model.named_parameters())
 
     def differing(parameters, model):
         wanted = dict(model.named_parameters())
         assert parameters.keys() == wanted.keys()
         return {name for name in wanted if not torch.allclose(parameters[name].float(), wanted[name], 2e-3, 1e-3)}
 
-    printed, ours = start("yolov8n-akconv")
-    assert "Transferred 6 Conv layers to AKConv (N=5)" in printed
+    name = "yolov8n-akconv"
+    words = [f"{key}={value}" for key, value in {**options, "model": f"{name}.yaml", "name": name}.items()]
+    run = fresh([Path(sys.executable).with_name("yolo"), "train", *words])
+    assert run.returncode == 0, run.stderr
+    assert "Transferred 6 Conv layers to AKConv (N=5)" in run.stdout + run.stderr
+    YOLO("yolov8n.yaml").train(name="yolov8n", **options)
     # Older hosts load into the YAML's 80 classes first, and so leave the class branches of every model out.
-    left_out = differing(start("yolov8n")[1], source)
+    left_out = differing(started("yolov8n"), source)
     assert all(".cv3." in name for name in left_out)
-    assert differing(ours, transfer(checkpoint, "yolov8n-akconv.yaml").model) == left_out
+    assert differing(started(name), transfer(checkpoint, "yolov8n-akconv.yaml").model) == left_out

@@ -46,17 +46,17 @@ def site():
     return folder / "site"
 
 
-@contextlib.contextmanager
-def served():
-    """Serve the manual and yield its address."""
+@pytest.fixture(scope="module")
+def address(request):
+    """Serve the manual and yield the address of a test file's `PAGE`."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site())) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}/{request.module.PAGE}/"
         server.shutdown()
 
 
-@contextlib.contextmanager
-def chromium():
+@pytest.fixture(scope="module")
+def browser():
     """Start the system's Chromium, or skip with what is missing."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in the extra `browser`")
     if CHROMIUM is None:
@@ -73,7 +73,7 @@ def opened(browser, size=SIZES[0], allowed=(), before=None, **options):
     """Yield a page of this size; at the end, it has met no error and asked no other host.
 
     Args:
-        browser: What `chromium` yields.
+        browser: What the fixture of this name yields.
         size: Width and height.
         allowed: Parts of errors in the console that belong to the test.
         before: JavaScript to run before that of the page.

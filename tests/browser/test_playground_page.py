@@ -6,24 +6,14 @@ import random
 import pytest
 import torch
 import yaml
-from browsing import SCHEMES, SIZES, chromium, contrast, opened, overflow, served, site, unnamed
+from browsing import SCHEMES, SIZES, contrast, opened, overflow, site, unnamed
 
 from ultralytics_akconv import resample, sampling_points
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.slow
+pytest_plugins = ["browsing"]
+PAGE = "playground"
 ROOT_ELEMENT = "#akconv-playground"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address():
-    with served() as address:
-        yield f"{address}/playground/"
 
 
 def state(page):
@@ -213,8 +203,8 @@ def test_a_long_drag_still_ends_in_the_address(browser, address):
         x, y = center(page, 2)
         page.mouse.move(x, y)
         page.mouse.down()
-        page.mouse.move(x + 300, y + 40, steps=300)
-        page.mouse.move(x - 20, y + 40, steps=300)
+        page.mouse.move(x + 300, y + 40, steps=120)
+        page.mouse.move(x - 20, y + 40, steps=120)
         page.mouse.up()
         page.get_by_role("button", name="Copy the link").click()
         page.get_by_text("Copied.").wait_for()

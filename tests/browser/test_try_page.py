@@ -7,13 +7,15 @@ import random
 import cv2
 import numpy as np
 import pytest
-from browsing import SCHEMES, SIZES, chromium, contrast, opened, overflow, served, site, unnamed
+from browsing import SCHEMES, SIZES, contrast, opened, overflow, site, unnamed
 from conftest import ROOT
 from ultralytics import YOLO
 
 from ultralytics_akconv.plots import image_samples
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.slow
+pytest_plugins = ["browsing"]
+PAGE = "try"
 CHECKPOINTS = {name: ROOT / f"build/demo/{name}.pt" for name in ("akconv", "plain")}
 DEMO = ROOT / "docs/assets/try/demo.json"
 ROOT_ELEMENT = "#akconv-try"
@@ -21,18 +23,6 @@ needs_demo = pytest.mark.skipif(
     not all(file.exists() for file in (DEMO, *CHECKPOINTS.values())),
     reason="`make demo`, which makes the models of the page, has not been run",
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address():
-    with served() as address:
-        yield f"{address}/try/"
 
 
 def wait(page):

@@ -18,6 +18,7 @@ import ultralytics
 
 import ultralytics_akconv
 from ultralytics_akconv.files import write_whole
+from ultralytics_akconv.markdown import markdown_table
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -55,14 +56,9 @@ class Report:
     def table(self) -> str:
         """Return the rows as an aligned Markdown table under a line on settings and machine."""
         header = list(self.rows[0])
-        cells = [header, *([_cell(row[key]) for key in header] for row in self.rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-        rule = ["-" * width for width in widths]
-        lines = [
-            "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths)) + " |" for line in (header, rule, *cells[1:])
-        ]
+        table = markdown_table(header, [[_cell(row[key]) for key in header] for row in self.rows], padded=True)
         about = ", ".join(f"{key} {value}" for key, value in {**self.settings, **self.machine}.items())
-        return "\n".join([f"{self.title}: {about}", "", *lines])
+        return f"{self.title}: {about}\n\n{table}"
 
     def to_json(self, path: str | Path) -> None:
         """Write everything as JSON."""

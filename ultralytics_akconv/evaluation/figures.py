@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ultralytics_akconv.markdown import markdown_table
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -63,8 +65,7 @@ class TaskEvaluation:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Return rows of the same keys as a Markdown table; None becomes a dash."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows], rules=" --- ")
 
 
 def _cell(value: object) -> str:

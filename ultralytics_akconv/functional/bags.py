@@ -109,7 +109,7 @@ def _offset_gradient(
             change = embedding_bag(indices[part], pixels, mode="sum", per_sample_weights=slope[part])
             torch.sum(change.mul_(grad[part]), 1, out=result[part])
     b, h, n, w = shape
-    return rearrange(by_axis, "both (b h n w) -> b (both n) h w", b=b, h=h, n=n, w=w)
+    return rearrange(by_axis, "two (b h n w) -> b (two n) h w", b=b, h=h, n=n, w=w)
 
 
 def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -> Tensor:

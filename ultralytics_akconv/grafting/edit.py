@@ -61,8 +61,11 @@ def graft(
     file = find_model(model)
     text = file.read_text("utf-8", errors="ignore")  # as the host reads it
     try:
-        _check_size(text)
-        source = yaml.safe_load(text)
+        root = yaml.compose(text, yaml.SafeLoader)
+        _check_size(root)
+        source = (
+            yaml.SafeLoader("").construct_document(root) if root else None
+        )  # as `safe_load` would, without reading again
         layers = model_layers(source)
         chosen = chosen_layers(layers, where)
         numbers = _numbers(num_param, len(chosen))
@@ -77,11 +80,11 @@ def graft(
     except (TypeError, ValueError) as error:
         raise type(error)(f"{model}: {error}") from error
     scale = scale_of(model) if file.name != Path(model).name else None
-    body = _edited(text, _target(source, rows, scale), rows, scale)
+    body = _edited(text, root, _target(source, rows, scale), rows, scale)
     return f"{_header(model, num_param, where, {**options, **inside}, chosen)}{body}"
 
 
-def _check_size(text: str) -> None:
+def _check_size(root: yaml.Node | None) -> None:
     """Raise a ValueError if the YAML holds too many values, counted as if each alias were written out.
 
     A few lines of aliases to aliases stand for billions of values, which are compared and written below.
@@ -97,7 +100,6 @@ def _check_size(text: str) -> None:
             sizes[id(node)] = 1 + sum(map(size, below))
         return sizes[id(node)]
 
-    root = yaml.compose(text, yaml.SafeLoader)
     if root is not None and size(root) > _MOST_VALUES:
         raise ValueError(f"a model YAML may hold at most {_MOST_VALUES} values, with every alias written out")
 
@@ -146,9 +148,9 @@ def _target(source: dict, rows: dict[int, tuple[str, list]], scale: str | None) 
     return target
 
 
-def _edited(text: str, target: dict, rows: dict[int, tuple[str, list]], scale: str | None) -> str:
+def _edited(text: str, root: yaml.Node, target: dict, rows: dict[int, tuple[str, list]], scale: str | None) -> str:
     """Return the text with the rows replaced in place; written anew where its style does not allow that."""
-    nodes = {key.value: value for key, value in yaml.compose(text, yaml.SafeLoader).value}
+    nodes = {key.value: value for key, value in root.value}
     row_nodes = [*nodes["backbone"].value, *nodes["head"].value]
     edits = []
     for index, (module, args) in rows.items():

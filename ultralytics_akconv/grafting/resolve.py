@@ -11,6 +11,7 @@ import yaml
 from ultralytics_akconv import configs
 from ultralytics_akconv.grafting.edit import graft
 from ultralytics_akconv.grafting.names import cached, host_models, shipped_model, source_of, without_scale
+from ultralytics_akconv.grafting.selection import chosen_layers, model_layers
 
 
 def model_yaml(file: str | Path, hard: bool, host_check: Callable) -> str | Path | None:
@@ -49,18 +50,20 @@ def resolvable_models() -> list[tuple[str, str, list[str]]]:
     Shipped files come first. A grafted name stands for N=5; any other number may follow `-akconv`.
     """
     shipped = configs.config_names(configs.MODELS)
-    models = [(name, "", _scales((configs.MODELS / name).read_text("utf-8"))) for name in shipped]
-    for source in host_models():
+    models = [(name, "", _scales(yaml.safe_load((configs.MODELS / name).read_text("utf-8")))) for name in shipped]
+    for source, file in host_models().items():
         name = f"{Path(source).stem}-akconv.yaml"
         if name not in shipped:
+            model = yaml.safe_load(file.read_text("utf-8", errors="ignore"))
             try:
-                models.append((name, source, _scales(graft(source))))
+                chosen_layers(model_layers(model), "downsample")
             except ValueError:  # no convolution to replace, as in a model of ResNet layers
                 continue
+            models.append((name, source, _scales(model)))
     return models
 
 
-def _scales(text: str) -> list[str]:
-    """Return the scales of a model YAML that its name may choose between."""
-    scales = list(yaml.safe_load(text).get("scales") or ())
+def _scales(model: dict) -> list[str]:
+    """Return the scales of a model that its name may choose between."""
+    scales = list(model.get("scales") or ())
     return scales if len(scales) > 1 else []

@@ -64,8 +64,10 @@ class Patches:
         """Set an attribute to what `make` returns for what stands there now; nothing is done where ours is at work."""
         patch = next((patch for patch in self._made if patch.owner is owner and patch.name == name), None)
         if patch is not None:
-            if patch.now() is patch.ours:
+            function_is_back = patch.now() is patch.before and inspect.isfunction(patch.before)
+            if patch.now() is patch.ours or function_is_back:  # the same again: others may have taken it under its name
                 patch.on = True
+                setattr(owner, name, patch.ours)
                 return
             if patch.on and not patch.was_undone():  # somebody's own calls ours
                 return
@@ -85,7 +87,6 @@ class Patches:
         self.put(owner, name, make)
 
     def undo(self) -> None:
-        """Undo everything. What somebody's own stands over is remembered, to be switched on again."""
+        """Undo everything. All is remembered, to be switched on again wherever it stands by then."""
         for patch in reversed(self._made):
             patch.undo()
-        self._made = [patch for patch in self._made if patch.now() is not patch.before]

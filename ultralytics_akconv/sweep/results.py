@@ -14,6 +14,7 @@ from typing import Any
 
 from ultralytics_akconv.benchmark.measurements import machine
 from ultralytics_akconv.files import write_whole
+from ultralytics_akconv.markdown import markdown_table
 from ultralytics_akconv.sweep.arms import Arm
 from ultralytics_akconv.sweep.differences import paired_difference
 from ultralytics_akconv.sweep.pictures import plot_curves, plot_differences, plot_sizes
@@ -113,18 +114,17 @@ def table(plan: Plan, states: dict[Cell, dict[str, Any]], done: dict[Cell, dict[
     scores = score_names(done)
     header = ("model", "N", "shape", "options", "seeds", "parameters (M)", "GFLOPs", "ms an image", *scores)
     settings = ", ".join(f"{key} {value}" for key, value in plan.arguments.items()) or "the host's defaults"
-    lines = [
-        f"{Path(plan.data).name}, split {plan.split}; {settings}. Percent, mean ± standard deviation over the seeds; "
-        "in parentheses the difference to the plain model over the same seeds. AP by COCO rules, mAP the host's.\n",
-        f"| {' | '.join(header)} |",
-        "|---" * len(header) + "|",
-    ]
+    rows = []
     for row in summary(done):
         plain = row["N"] is None
         cells = [Path(row["model"]).stem, "-" if plain else row["N"], row["shape"] or "-", row["options"] or "-"]
         cells += [row["seeds"], f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.2f}", f"{row['latency']:.1f}"]
-        cells += [_score(row[score], plain) for score in scores]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        rows.append([*cells, *(_score(row[score], plain) for score in scores)])
+    lines = [
+        f"{Path(plan.data).name}, split {plan.split}; {settings}. Percent, mean ± standard deviation over the seeds; "
+        "in parentheses the difference to the plain model over the same seeds. AP by COCO rules, mAP the host's.\n",
+        markdown_table(header, rows),
+    ]
     lines += _differences_table([row for row in differences(done) if row["score"] in main_scores(done)])
     failed = [f"- {cell.name}: {state['error']}" for cell, state in states.items() if state["status"] == "failed"]
     missing = [cell.name for cell, state in states.items() if state["status"] in ("waiting", "running")]
@@ -139,21 +139,19 @@ def _differences_table(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     header = ("arm", "minus", "score", "seeds", "difference", "95 % interval", "seeds for 1 point", "in words")
-    lines = [
-        "",
-        "Paired differences over common seeds in points, with Student's interval of their mean. Each interval stands "
-        "by itself: of twenty comparisons without any difference, one is expected to leave out 0. Seeds for 1 point: "
-        "how many show a true difference of one point in four of five repetitions, at the spread seen.\n",
-        f"| {' | '.join(header)} |",
-        "|---" * len(header) + "|",
-    ]
+    told = []
     for row in rows:
         known = row["low"] is not None
         interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" if known else "-"
         cells = [row["arm"], row["baseline"], row["score"], row["seeds"], f"{100 * row['mean']:+.1f}", interval]
-        cells += [row["needed"] or "-", row["verdict"]]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return lines
+        told.append([*cells, row["needed"] or "-", row["verdict"]])
+    return [
+        "",
+        "Paired differences over common seeds in points, with Student's interval of their mean. Each interval stands "
+        "by itself: of twenty comparisons without any difference, one is expected to leave out 0. Seeds for 1 point: "
+        "how many show a true difference of one point in four of five repetitions, at the spread seen.\n",
+        markdown_table(header, told),
+    ]
 
 
 def _by_seed(results: dict[Cell, dict[str, Any]], score: str) -> dict[int, float]:
