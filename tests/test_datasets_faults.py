@@ -88,6 +88,13 @@ def test_annotations_without_splits_are_refused_with_what_to_write(tmp_path):
     refused(source, "has Annotations and no ImageSets/Main, so nothing says what is trained on")
 
 
+def test_lists_of_other_names_are_refused_by_these(tmp_path):
+    source = write_voc(tmp_path / "source")
+    (source / "ImageSets/Main/train.txt").rename(source / "ImageSets/Main/default.txt")  # as CVAT calls its own
+    (source / "ImageSets/Main/val.txt").unlink()
+    refused(source, "ImageSets/Main has no images listed in train.txt and val.txt; it holds default.txt")
+
+
 def without_xml(source):
     sorted((source / "train").glob("*.xml"))[0].unlink()
 

@@ -133,6 +133,10 @@ def _parts(source: Path) -> list[_Part]:
             unknown = not any((part.annotations / f"{stem}.xml").is_file() for stem in stems)
             if not (split == "test" and year not in ("2007", "") and unknown):
                 parts.append(part)
+    if not any(part.stems for part in parts):
+        main = parts[0].listed_in.parent
+        there = ", ".join(sorted(file.name for file in main.glob("*.txt"))) or "nothing"
+        raise ValueError(f"{main} has no images listed in train.txt and val.txt; it holds {there}")
     return parts
 
 
