@@ -57,6 +57,8 @@ WEIGHTS = r"""
 import re
 import sys
 from pathlib import Path
+import torch
+import torchvision
 from ultralytics import RTDETR, YOLO
 from ultralytics.cfg import TASK2MODEL
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
@@ -83,6 +85,9 @@ for name in sorted({*TASK2MODEL.values(), "yolo11n.pt", "yolo11n-grayscale.pt", 
         except ValueError as error:
             LOGGER.warning(f"{name} stays as it is: {error}")
     write_checkpoint(model.half(), folder / name)
+resnet = torchvision.models.get_model_weights("resnet18").DEFAULT.url.rpartition("/")[2]  # in one of the host's YAMLs
+(folder / "hub/checkpoints").mkdir(parents=True)
+torch.save(torchvision.models.resnet18().state_dict(), folder / "hub/checkpoints" / resnet)
 """
 
 
@@ -171,7 +176,9 @@ def environment(folder: Path, host: Path, arm: str) -> dict[str, str]:
         "YOLO_CONFIG_DIR": str(folder / "config"),
         "YOLO_OFFLINE": "true",
     }
-    base.update(YOLO_AUTOINSTALL="false", ULTRALYTICS_AKCONV="0" if arm == "off" else "1")
+    base.update(
+        TORCH_HOME=str(folder / "weights"), YOLO_AUTOINSTALL="false", ULTRALYTICS_AKCONV="0" if arm == "off" else "1"
+    )
     code = "import json; from ultralytics.utils import SETTINGS; print(json.dumps(dict(SETTINGS)))"
     done = subprocess.run([sys.executable, "-c", code], env=base, capture_output=True, text=True, check=True)
     settings.write_text(json.dumps({**json.loads(done.stdout.splitlines()[-1]), **own}), "utf-8")
