@@ -341,6 +341,20 @@ def test_a_split_by_another_name_is_told(tmp_path):
     refused(source, "has no images for the split 'train': found tdefault, vdefault. Name one 'train'")
 
 
+def test_a_split_without_any_boxes_is_converted(tmp_path):
+    source = changed(write_coco(tmp_path / "source"), renumbered((0, 1, 2)))
+    _, rows = converted(changed(source, lambda content: content["annotations"].clear(), "val"))
+    assert len(rows) == 3
+
+
+def test_two_images_that_differ_in_their_suffix_alone_are_refused(tmp_path):
+    def change(content):
+        content["images"][1]["file_name"] = content["images"][0]["file_name"].replace(".jpg", ".png")
+
+    source = changed(write_coco(tmp_path / "source"), change, "train")
+    refused(source, "instances_train.json holds two images of one name: ")
+
+
 def relabelled(source, change):
     """Change the files that Roboflow writes."""
     for file in source.glob("*/_annotations.coco.json"):

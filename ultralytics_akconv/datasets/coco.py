@@ -69,15 +69,19 @@ def convert_json(source: Path, staging: Path) -> dict[str, Any]:
     original = list(names) == coco80_to_coco91_class()
     images = {split: _image_names(files[split], content) for split, content in contents.items()}
     fit = original or list(names) == list(numbers.values())
-    as_they_are = fit and all(name == new for renamed in images.values() for name, new in renamed.items())
+    as_they_are = fit and all(name == new and "/" not in new for r in images.values() for name, new in r.items())
+    written = images if as_they_are else {split: _flat(renamed) for split, renamed in images.items()}
     annotations = staging.parent / "annotations"
     annotations.mkdir()
     for split, file in files.items():
         if as_they_are and not groups:
             shutil.copy2(file, annotations / f"instances_{split}.json")
         else:
-            _write(annotations / f"instances_{split}.json", _renumbered(contents[split], numbers, images[split]))
+            _write(annotations / f"instances_{split}.json", _renumbered(contents[split], numbers, written[split]))
     convert_coco(str(annotations), str(staging), cls91to80=original and as_they_are and not groups)
+    if not as_they_are:
+        for split, renamed in images.items():
+            _move_labels(staging / "labels" / split, {written[split][name]: new for name, new in renamed.items()})
     (staging / "annotations").mkdir()
     for split, file in files.items():
         folders = [source / split, source / "images" / split, source / "images", source]
@@ -88,6 +92,26 @@ def convert_json(source: Path, staging: Path) -> dict[str, Any]:
         else:
             shutil.copy2(file, kept)
     return {**splits, "names": dict(enumerate(names.values()))}
+
+
+def _flat(images: dict[str, str]) -> dict[str, str]:
+    """Return a name without a folder for each image: older releases of the host make no folders for labels."""
+    return {name: f"{number}.jpg" for number, name in enumerate(images)}
+
+
+def _move_labels(folder: Path, names: dict[str, str]) -> None:
+    """Give the labels of images the names that the images get."""
+    if not folder.is_dir():  # no image has boxes
+        return
+    unnamed = folder.with_name(f"{folder.name}.unnamed")
+    folder.rename(unnamed)
+    folder.mkdir()
+    for old, new in names.items():
+        label, target = (unnamed / old).with_suffix(".txt"), (folder / new).with_suffix(".txt")
+        if label.is_file():  # an image without boxes has none
+            target.parent.mkdir(parents=True, exist_ok=True)
+            label.rename(target)
+    unnamed.rmdir()
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
@@ -131,7 +155,8 @@ def _image_names(file: Path, content: dict[str, Any]) -> dict[str, str]:
                 raise ValueError(f"{file}: image {image['file_name']!r} has the {side} {image.get(side)!r}")
         parts = [part for part in PurePosixPath(image["file_name"]).parts if part != "images"]
         names[image["file_name"]] = "/".join(parts)
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names.values())  # one label file each
+    twice = [name for name, count in stems.items() if count > 1]
     if twice or len(names) < len(content["images"]):
         raise ValueError(f"{file} holds two images of one name: {', '.join(twice[:5]) or 'see their file_name'}")
     return names
