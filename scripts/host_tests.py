@@ -3,22 +3,27 @@
 
 python scripts/host_tests.py                              the newest release
 python scripts/host_tests.py 8.3.253 8.4.190 --limit 600  these, ten minutes an arm at most
+python scripts/host_tests.py --each 60                    a minute a test at most
 python scripts/host_tests.py -k "forward or workflow"     some of the tests, by pytest's expression
 
 The three arms differ in nothing but the plug-in: "off" has it switched off, "on" has it there, "grafted" reads the
 model YAMLs of a copy of the release in which every one that can be is grafted with five points, and weights converted
 likewise. Nothing is downloaded: weights are stand-ins with random numbers, datasets a few of the bundled images under
 the names the tests ask for. So some tests fail in every arm, as they do offline without us; what counts is a test that
-ends otherwise in another arm. These are listed, and the command fails if there is one between "off" and "on".
+ends otherwise in another arm, or fails with other words. These are listed, and the command fails if there is one
+between "off" and "on". A test that does not end in the time it is given says nothing and is counted apart. Some tests
+want lap and aiohttp (`pip install lap aiohttp`), or clip.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -26,6 +31,7 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
+from host_stand_ins import WEIGHTS, weights_named, write_datasets
 from matrix import FOLDER, ROOT, install, newest
 
 from ultralytics_akconv import graft
@@ -33,34 +39,8 @@ from ultralytics_akconv.markdown import markdown_table
 
 ARMS = ("off", "on", "grafted")
 TESTS = ("test_python.py", "test_engine.py", "test_cli.py")
-MINI = ROOT / "cfg/datasets/akconv-mini"
-# What the tests call their datasets -> the task, of which rows of labels are made from boxes.
-DATASETS = {"coco8": "detect", "coco8-seg": "segment", "coco8-pose": "pose", "dota8": "obb", "imagenet10": "classify"}
-# Run in a process of the release under test: the weights that its tests name, as the trainer leaves them.
-WEIGHTS = """
-import sys
-from pathlib import Path
-from ultralytics import YOLO
-from ultralytics.cfg import TASK2MODEL
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics_akconv import transfer, write_checkpoint
-folder, grafted = Path(sys.argv[1]), sys.argv[2] == "grafted"
-folder.mkdir(parents=True, exist_ok=True)
-for name in sorted({*TASK2MODEL.values(), "yolo11n.pt", "yolo11n-grayscale.pt", "yolo26n.pt"}):
-    try:
-        grey = name.endswith("-grayscale.pt")
-        model = DetectionModel("yolo11n.yaml", ch=1) if grey else YOLO(name.replace(".pt", ".yaml")).model
-    except FileNotFoundError:
-        continue  # a model of another release
-    model.args = {**DEFAULT_CFG_DICT, "model": name, "task": getattr(model, "task", "detect")}
-    if grafted:
-        try:
-            model = transfer(model, num_param=5).model
-        except ValueError as error:
-            LOGGER.warning(f"{name} stays as it is: {error}")
-    write_checkpoint(model.half(), folder / name)
-"""
+# The outcomes that have words, which are compared too.
+BAD = ("failed", "error")
 
 
 def unpack_tests(release: str) -> Path:
@@ -95,47 +75,58 @@ def grafted_copy(host: Path) -> tuple[Path, int]:
     return copy, count
 
 
-def write_datasets(folder: Path) -> None:
-    """Write four training and four validation images under each name of `DATASETS`, with labels of its task."""
-    for name, task in DATASETS.items():
-        for split in ("train", "val"):
-            for number, image in enumerate(sorted((MINI / "images" / split).glob("*.jpg"))[:4]):
-                if task == "classify":
-                    target = folder / name / split / f"class{number % 2}"
-                    target.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(image, target)
-                    continue
-                for kind in ("images", "labels"):
-                    (folder / name / kind / split).mkdir(parents=True, exist_ok=True)
-                shutil.copy(image, folder / name / "images" / split)
-                lines = (MINI / "labels" / split / f"{image.stem}.txt").read_text("utf-8").splitlines()
-                rows = [label(task, *map(float, line.split())) for line in lines]
-                (folder / name / "labels" / split / f"{image.stem}.txt").write_text("\n".join(rows) + "\n", "utf-8")
-
-
-def label(task: str, cls: float, x: float, y: float, w: float, h: float) -> str:
-    """Return the row of a box in the labels of a task."""
-    corners = [x - w / 2, y - h / 2, x + w / 2, y - h / 2, x + w / 2, y + h / 2, x - w / 2, y + h / 2]
-    row = {"detect": [x, y, w, h], "pose": [x, y, w, h, *[x, y, 2] * 17]}.get(task, corners)
-    cls = 0 if task == "pose" else int(cls)
-    return " ".join([str(cls), *(f"{min(max(value, 0), 2):.6f}" for value in row)])
-
-
 def environment(folder: Path, host: Path, arm: str) -> dict[str, str]:
     """Return the environment of an arm, with settings and folders of its own."""
     own = {f"{kind}_dir": str(folder / kind) for kind in ("runs", "datasets", "weights")}
     settings = folder / "config/Ultralytics/settings.json"
     settings.parent.mkdir(parents=True, exist_ok=True)
-    base = {**os.environ, "PYTHONPATH": str(host), "YOLO_CONFIG_DIR": str(folder / "config"), "YOLO_OFFLINE": "true"}
-    base.update(YOLO_AUTOINSTALL="false", ULTRALYTICS_AKCONV="0" if arm == "off" else "1")
+    # `yolo` of the tests is that of this environment, which reads the release from PYTHONPATH.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    base = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(host),
+        "YOLO_CONFIG_DIR": str(folder / "config"),
+        "YOLO_OFFLINE": "true",
+    }
+    base.update(
+        TORCH_HOME=str(folder / "weights"), YOLO_AUTOINSTALL="false", ULTRALYTICS_AKCONV="0" if arm == "off" else "1"
+    )
     code = "import json; from ultralytics.utils import SETTINGS; print(json.dumps(dict(SETTINGS)))"
     done = subprocess.run([sys.executable, "-c", code], env=base, capture_output=True, text=True, check=True)
     settings.write_text(json.dumps({**json.loads(done.stdout.splitlines()[-1]), **own}), "utf-8")
     return base
 
 
-def run_arm(release: str, arm: str, tests: list[str], expression: str, limit: int) -> dict[str, str]:
-    """Run the tests of a release in an arm and return the outcome of each that ended within the limit."""
+def stand_ins(release: str, grafted: bool) -> Path:
+    """Return the folder of the weights of all arms that have the same, made where it is not there."""
+    source, host = unpack_tests(release), install(release)
+    folder = source / ("weights-grafted" if grafted else "weights-plain")
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        names = weights_named(source / "tests")
+        done = subprocess.run(
+            [sys.executable, "-c", WEIGHTS, str(unfinished), "grafted" if grafted else "plain", *names],
+            env=environment(source / "making", host, "on"), capture_output=True, text=True,
+        )  # fmt: skip
+        (source / f"{folder.name}.log").write_text(done.stdout + done.stderr, "utf-8")
+        done.check_returncode()
+        unfinished.rename(folder)
+    return folder
+
+
+def stop_group(process: subprocess.Popen) -> None:
+    """End a process with all it started: trainings, and workers that load data."""
+    with contextlib.suppress(ProcessLookupError):  # all have ended
+        os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+    process.wait()
+
+
+def run_arm(
+    release: str, arm: str, tests: list[str], expression: str, limit: int, each: int
+) -> dict[str, dict[str, str]]:
+    """Run the tests of a release in an arm and return how each ended that was begun within the limit."""
     source, host = unpack_tests(release), install(release)
     folder = source / arm
     shutil.rmtree(folder, ignore_errors=True)
@@ -143,64 +134,88 @@ def run_arm(release: str, arm: str, tests: list[str], expression: str, limit: in
         host, count = grafted_copy(host)
         print(f"{release}: {count} model YAMLs grafted", flush=True)
     variables = environment(folder, host, arm)
-    made = subprocess.run(
-        [sys.executable, "-c", WEIGHTS, str(folder / "weights"), arm],
-        env={**variables, "ULTRALYTICS_AKCONV": "1", "PYTHONPATH": str(install(release))},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    (folder / "weights.log").write_text(made.stdout + made.stderr, "utf-8")
-    made.check_returncode()
+    shutil.copytree(stand_ins(release, arm == "grafted"), folder / "weights")
     write_datasets(folder / "datasets")
     shutil.copytree(source / "tests", folder / "tests")
+    shutil.copy(ROOT / "scripts/host_watch.py", folder)
+    # Without one of theirs, the settings of this repository would hold for them.
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow\n", "utf-8")
     (folder / "weights/path with spaces").mkdir()
     for name in ("yolo26n.pt", "yolo11n.pt"):
         if (folder / "weights" / name).is_file():
             shutil.copy(folder / "weights" / name, folder / "weights/path with spaces")
+    variables.update(HOST_TESTS_OUTCOMES=str(folder / "outcomes.jsonl"), HOST_TESTS_SECONDS=str(each))
     files = [f"tests/{name}" for name in tests if (folder / "tests" / name).is_file()]
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--tb=line", *files]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "host_watch", "--tb=short", *files]
     command += ["-k", expression] if expression else []
-    log = folder / "tests.log"
-    with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=stream, stderr=subprocess.STDOUT)
+    with (folder / "tests.log").open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            command, cwd=folder, env=variables, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
             print(f"{release}: {arm}: stopped after {limit} s", flush=True)
-    return outcomes(log.read_text("utf-8", errors="replace"))
+        finally:
+            stop_group(process)
+    return outcomes(folder / "outcomes.jsonl")
 
 
-def outcomes(log: str) -> dict[str, str]:
-    """Return the outcome of each test in pytest's verbose output; what a test prints may stand between."""
-    found: dict[str, str] = {}
-    name = None
-    for line in log.splitlines():
-        begin = re.match(r"(tests/\S+::.+?)(?: (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b|\s*$|\s)", line)
-        if begin:
-            name = begin[1]
-        end = re.search(r"\b(PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b.*\[ *\d+%\]\s*$", line)
-        if name and end:
-            found[name] = end[1].lower()
-            name = None
+def outcomes(file: Path) -> dict[str, dict[str, str]]:
+    """Return how each test ended, and with which words; what fails is not mended by its teardown."""
+    found: dict[str, dict[str, str]] = {}
+    for row in map(json.loads, file.read_text("utf-8").splitlines() if file.exists() else []):
+        if found.get(row["name"], {}).get("outcome") not in ("stopped", *BAD):
+            found[row["name"]] = {"outcome": row["outcome"], "words": row["words"]}
     return found
 
 
-def table(release: str, results: dict[str, dict[str, str]]) -> tuple[str, bool]:
-    """Return what the arms say as Markdown, and whether "on" ends as "off" in all tests that both have."""
-    counts = {arm: Counter(found.values()) for arm, found in results.items()}
-    rows = [(arm, *(count[kind] for kind in ("passed", "failed", "skipped", "error"))) for arm, count in counts.items()]
-    titles = ("arm", "passed", "failed", "skipped", "errors")
-    lines = [f"## Ultralytics {release}", "", markdown_table(titles, rows, ("---", *["--:"] * 4))]
-    common = set.intersection(*map(set, results.values()))
-    different = sorted(name for name in common if len({found[name] for found in results.values()}) > 1)
-    lines += ["", f"{len(common)} tests ended in every arm, {len(different)} of them not alike:"]
-    lines += [
-        f"- `{name}`: {', '.join(f'{arm} {found[name]}' for arm, found in results.items())}" for name in different
+def alike(words: str) -> str:
+    """Return the words of a failure without what is another in each run: paths, numbers, addresses."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "0", re.sub(r"(?:[A-Za-z]:)?[/\\][^\s'\",)]*", "PATH", words))
+
+
+def table(release: str, results: dict[str, dict[str, dict[str, str]]]) -> tuple[str, bool]:
+    """Return what the arms say as Markdown, and whether "on" ends as "off" in all tests that both ended."""
+    kinds = ("passed", "failed", "skipped", "error", "stopped")
+    rows = []
+    for arm, found in results.items():
+        counts = Counter(row["outcome"] for row in found.values())
+        rows.append((arm, *(counts[kind] for kind in kinds)))
+    aligned = ("---", *["--:"] * len(kinds))
+    lines = [f"## Ultralytics {release}", "", markdown_table(("arm", *kinds), rows, aligned)]
+    common, other, words = compared(results)
+    lines += ["", f"{len(common)} tests ended in every arm, {len(other)} of them not alike:"]
+    lines += [f"- `{name}`: {row_of(results, name, 'outcome')}" for name in other]
+    lines += ["", f"{len(words)} failed in every arm, with other words in one of them:"]
+    lines += [f"- `{name}`: {row_of(results, name, 'words')}" for name in words]
+    first = next(iter(results.values()))
+    bad = Counter(alike(first[name]["words"])[:120] for name in common if first[name]["outcome"] in BAD)
+    lines += ["", f'What failed in the arm "{next(iter(results))}", by its words:']
+    lines += [f"- {count} x {text}" for text, count in bad.most_common()]
+    pair = {arm: results[arm] for arm in ("off", "on") if arm in results}
+    _, *differences = compared(pair)
+    return "\n".join(lines) + "\n", not any(differences)
+
+
+def compared(results: dict[str, dict[str, dict[str, str]]]) -> tuple[list[str], list[str], list[str]]:
+    """Return the tests that ended in all arms, those of them with another outcome, and those with other words."""
+    arms = list(results.values())
+    if not arms:
+        return [], [], []
+    common = [
+        name
+        for name in sorted(set.intersection(*map(set, arms)))
+        if all(found[name]["outcome"] != "stopped" for found in arms)
     ]
-    pair = [results[arm] for arm in ("off", "on") if arm in results]
-    alike = len(pair) < 2 or all(pair[0][name] == pair[1][name] for name in set(pair[0]) & set(pair[1]))
-    return "\n".join(lines) + "\n", alike
+    other = [name for name in common if len({found[name]["outcome"] for found in arms}) > 1]
+    words = [name for name in common if len({alike(found[name]["words"]) for found in arms}) > 1 and name not in other]
+    return common, other, words
+
+
+def row_of(results: dict[str, dict[str, dict[str, str]]], name: str, key: str) -> str:
+    """Return what each arm says of a test."""
+    return "; ".join(f"{arm}: {found[name][key][:200]}" for arm, found in results.items())
 
 
 def main() -> int:
@@ -211,18 +226,21 @@ def main() -> int:
     parser.add_argument("--tests", nargs="+", default=TESTS, metavar="FILE", help=f"default {' '.join(TESTS)}")
     parser.add_argument("-k", dest="expression", default="", help="some of the tests, by pytest's expression")
     parser.add_argument("--limit", type=int, default=3600, help="seconds an arm may take (default 3600)")
+    parser.add_argument("--each", type=int, default=120, help="seconds a test may take (default 120)")
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     ok = True
     for release in options.releases or [newest()]:
-        results: dict[str, dict[str, str]] = {}
+        results: dict[str, dict[str, dict[str, str]]] = {}
+        for folder in (FOLDER / "host" / release).glob("weights-*"):  # of another day's code
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         for arm in options.arms:
-            results[arm] = run_arm(release, arm, options.tests, options.expression, options.limit)
-            text, alike = table(release, results)
+            results[arm] = run_arm(release, arm, options.tests, options.expression, options.limit, options.each)
+            text, same = table(release, results)
             (FOLDER / "host" / release / "table.md").write_text(text, "utf-8")
             (FOLDER / "host" / release / "outcomes.yaml").write_text(yaml.safe_dump(results), "utf-8")
         print(text, flush=True)
-        ok = ok and alike
+        ok = ok and same
     return int(not ok)
 
 

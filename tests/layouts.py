@@ -80,6 +80,33 @@ def write_coco(folder):
     return folder
 
 
+def write_roboflow_coco(folder):
+    """Write train and valid, each with images and _annotations.coco.json, whose category 0 names the group."""
+    write_coco(folder)
+    for split, name in (("train", "train"), ("val", "valid")):
+        file = folder / f"annotations/instances_{split}.json"
+        content = json.loads(file.read_text("utf-8"))
+        group = {"id": 0, "name": "cells", "supercategory": "none"}
+        content["categories"] = [group, *({**c, "supercategory": "cells"} for c in content["categories"])]
+        file.write_text(json.dumps(content), "utf-8")
+        (folder / split).rename(folder / name)
+        file.rename(folder / name / "_annotations.coco.json")
+    (folder / "annotations").rmdir()
+    return folder
+
+
+def write_roboflow_voc(folder):
+    """Write train and valid, each with images and their XML side by side."""
+    write_voc(folder / "voc")
+    for split, name in (("train", "train"), ("val", "valid")):
+        (folder / name).mkdir()
+        for stem in (folder / f"voc/ImageSets/Main/{split}.txt").read_text("utf-8").split():
+            for part in (f"JPEGImages/{stem}.jpg", f"Annotations/{stem}.xml"):
+                (folder / "voc" / part).rename(folder / name / Path(part).name)
+    shutil.rmtree(folder / "voc")
+    return folder
+
+
 def write_original_coco(folder):
     """Write twelve images' own COCO annotations (80 classes, crowds), with grey images of their sizes."""
     content = json.loads(COCO_JSON.read_text("utf-8"))

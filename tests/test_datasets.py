@@ -3,7 +3,17 @@
 
 import pytest
 import yaml
-from layouts import NAMES, boxes, tree, write_coco, write_original_coco, write_visdrone, write_voc
+from layouts import (
+    NAMES,
+    boxes,
+    tree,
+    write_coco,
+    write_original_coco,
+    write_roboflow_coco,
+    write_roboflow_voc,
+    write_visdrone,
+    write_voc,
+)
 from ultralytics.data.utils import check_det_dataset
 
 from ultralytics_akconv import datasets
@@ -25,7 +35,16 @@ def expected(record, shift=0):
             for cls, x, y, w, h in rows]  # fmt: skip
 
 
-@pytest.mark.parametrize("write, kind", [(write_coco, "coco"), (write_voc, "voc"), (write_visdrone, "visdrone")])
+@pytest.mark.parametrize(
+    "write, kind",
+    [
+        (write_coco, "coco"),
+        (write_roboflow_coco, "coco"),
+        (write_voc, "voc"),
+        (write_roboflow_voc, "voc"),
+        (write_visdrone, "visdrone"),
+    ],
+)
 def test_an_original_layout_is_converted_and_stays_as_it_is(write, kind, tmp_path):
     source = write(tmp_path / "source")
     assert layout(source) == kind
@@ -34,7 +53,7 @@ def test_an_original_layout_is_converted_and_stays_as_it_is(write, kind, tmp_pat
     assert tree(source) == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["converted", "source"]  # nothing left of the copy
     checked = check_det_dataset(str(data))
-    rows, record = labels(tmp_path / "converted", "train2007" if kind == "voc" else "train")
+    rows, record = labels(tmp_path / "converted", "train")
     if kind == "visdrone":
         assert rows == [pytest.approx(row, abs=1e-6) for row in expected(record)]  # without the ignored region
         assert len(checked["names"]) == 10
@@ -44,7 +63,9 @@ def test_an_original_layout_is_converted_and_stays_as_it_is(write, kind, tmp_pat
     else:
         unique = list(dict.fromkeys(map(tuple, expected(record)[1:])))  # without the crowd
         assert rows == [pytest.approx(row, abs=1e-5) for row in unique]
-        assert (tmp_path / "converted/annotations/instances_val.json").is_file()
+        val = "val" if write is write_coco else "valid"
+        assert (tmp_path / f"converted/annotations/instances_{val}.json").is_file()
+        assert checked["names"] == dict(enumerate(NAMES))
 
 
 def test_cocos_own_category_ids_become_the_80_classes(tmp_path):

@@ -7,10 +7,11 @@ import shutil
 
 import pytest
 import yaml
-from layouts import NAMES, tree, write_coco, write_visdrone, write_voc
+from layouts import NAMES, tree, write_coco, write_roboflow_coco, write_roboflow_voc, write_visdrone, write_voc
 from ultralytics.data.utils import check_det_dataset
 
 from ultralytics_akconv.datasets import find_data
+from ultralytics_akconv.evaluation.coco import read_truth
 
 
 def refused(source, message):
@@ -60,6 +61,7 @@ def years_of(folder, sets):
             {"train": ["train2012", "train2007", "val2012"], "val": ["test2007"], "test": ["test2007"]},
         ),
         ({"2007": ("train",), "2012": ("val",)}, {"train": ["train2007"], "val": ["val2012"]}),
+        ({"2010": ("train", "val")}, {"train": ["train2010"], "val": ["val2010"]}),
     ],
 )
 def test_voc_is_converted_with_the_years_and_splits_that_are_there(sets, wanted, tmp_path):
@@ -67,6 +69,73 @@ def test_voc_is_converted_with_the_years_and_splits_that_are_there(sets, wanted,
     assert {split: data[split] for split in ("train", "val", "test") if split in data} == {
         split: [f"images/{part}" for part in parts] for split, parts in wanted.items()
     }
+
+
+def test_the_test_set_of_a_later_year_is_taken_only_with_its_annotations(tmp_path):
+    source = write_voc(tmp_path / "a/VOC2010").parent
+    (source / "VOC2010/ImageSets/Main/test.txt").write_text("published_without_annotations\n", "utf-8")
+    data, rows = converted(source)
+    assert "test" not in data and len(rows) == 6
+
+
+def test_years_that_share_images_are_refused_together(tmp_path):
+    refused(years_of(tmp_path / "source", {"2010": ("train",), "2012": ("val",)}), "holds VOC2010, VOC2012: VOC2008 to")
+
+
+def test_annotations_without_splits_are_refused_with_what_to_write(tmp_path):
+    source = write_voc(tmp_path / "source")
+    shutil.rmtree(source / "ImageSets")
+    refused(source, "has Annotations and no ImageSets/Main, so nothing says what is trained on")
+
+
+def test_lists_of_other_names_are_refused_by_these(tmp_path):
+    source = write_voc(tmp_path / "source")
+    (source / "ImageSets/Main/train.txt").rename(source / "ImageSets/Main/default.txt")  # as CVAT calls its own
+    (source / "ImageSets/Main/val.txt").unlink()
+    refused(source, "ImageSets/Main has no images listed in train.txt and val.txt; it holds default.txt")
+
+
+def without_xml(source):
+    sorted((source / "train").glob("*.xml"))[0].unlink()
+
+
+def without_image(source):
+    sorted((source / "valid").glob("*.jpg"))[0].unlink()
+
+
+def with_both_names(source):
+    shutil.copytree(source / "valid", source / "val")
+
+
+def with_an_image_in_two_splits(source):
+    for file in (source / "train").iterdir():
+        shutil.copy(file, source / "valid")
+
+
+def with_a_blank_in_a_name(source):
+    for file in [*(source / "train").iterdir()]:
+        file.rename(file.with_name(f"a {file.name}"))
+
+
+def without_validation(source):
+    shutil.rmtree(source / "valid")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (without_xml, ".jpg has no XML beside it"),
+        (without_image, ".xml names it"),
+        (with_both_names, "holds valid and val"),
+        (with_an_image_in_two_splits, "lists images twice: "),
+        (with_a_blank_in_a_name, "at its blanks: rename that image"),
+        (without_validation, "has no images for the split 'val': found train. Name one 'val'"),
+    ],
+)
+def test_xml_beside_images_that_is_not_whole_is_refused(change, message, tmp_path):
+    source = write_roboflow_voc(tmp_path / "source")
+    change(source)
+    refused(source, message)
 
 
 def edited(source, old, new, pattern="Annotations/*.xml"):
@@ -270,6 +339,62 @@ def test_a_split_by_another_name_is_told(tmp_path):
             source / f"annotations/instances_{split[0]}default.json"
         )
     refused(source, "has no images for the split 'train': found tdefault, vdefault. Name one 'train'")
+
+
+def test_a_split_without_any_boxes_is_converted(tmp_path):
+    source = changed(write_coco(tmp_path / "source"), renumbered((0, 1, 2)))
+    _, rows = converted(changed(source, lambda content: content["annotations"].clear(), "val"))
+    assert len(rows) == 3
+
+
+def test_two_images_that_differ_in_their_suffix_alone_are_refused(tmp_path):
+    def change(content):
+        content["images"][1]["file_name"] = content["images"][0]["file_name"].replace(".jpg", ".png")
+
+    source = changed(write_coco(tmp_path / "source"), change, "train")
+    refused(source, "instances_train.json holds two images of one name: ")
+
+
+def relabelled(source, change):
+    """Change the files that Roboflow writes."""
+    for file in source.glob("*/_annotations.coco.json"):
+        content = json.loads(file.read_text("utf-8"))
+        change(content, file.parent.name)
+        file.write_text(json.dumps(content), "utf-8")
+    return source
+
+
+def test_a_group_called_as_its_only_class_is_no_class(tmp_path):
+    def one_class(content, _):
+        group = {"id": 0, "name": "cell", "supercategory": "none"}
+        content["categories"] = [group, {"id": 1, "name": "cell", "supercategory": "cell"}]
+        for row in content["annotations"]:
+            row["category_id"] = 1
+
+    source = relabelled(write_roboflow_coco(tmp_path / "source"), one_class)
+    data, rows = converted(source)
+    assert data["names"] == {0: "cell"}
+    assert {row[0] for listed in rows.values() for row in listed} == {"0"}
+    images = [*(tmp_path / "out/images/valid").iterdir()]
+    for file in (tmp_path / "out/annotations/instances_valid.json", source / "valid/_annotations.coco.json"):
+        truth, _ = read_truth(file, images, data["names"])  # what was converted, and what `--annotations` may name
+        assert [category["id"] for category in truth["categories"]] == [1]
+
+
+def test_a_group_that_has_boxes_in_one_split_is_a_class(tmp_path):
+    def used(content, split):
+        if split == "train":
+            content["annotations"][1]["category_id"] = 0
+
+    data, _ = converted(relabelled(write_roboflow_coco(tmp_path / "source"), used))
+    assert data["names"] == dict(enumerate(["cells", *NAMES]))
+
+
+def test_two_layouts_of_coco_in_one_folder_are_refused(tmp_path):
+    source = write_roboflow_coco(tmp_path / "source")
+    (source / "annotations").mkdir()
+    shutil.copy(source / "train/_annotations.coco.json", source / "annotations/instances_train.json")
+    refused(source, "take one of the two away")
 
 
 # VisDrone

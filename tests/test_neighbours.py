@@ -75,15 +75,20 @@ def test_others_who_leave_between_our_unregister_and_register_leave_ours_alone_t
     assert tasks.check_yaml is checks.check_yaml
 
 
-def test_others_who_came_before_us_and_put_the_hosts_own_back_are_made_up_for_by_register():
+@pytest.mark.parametrize("first", [True, False], ids=["came before us", "kept it from before"])
+def test_others_who_put_the_hosts_own_back_are_made_up_for_and_told_of_by_register(first, monkeypatch):
+    said = []
+    monkeypatch.setattr("ultralytics_akconv.plugin.registration.LOGGER.warning", said.append)
     unregister()
     host = tasks.check_yaml
-    tasks.check_yaml = wrapped(host, [])
+    tasks.check_yaml = wrapped(host, []) if first else host
     register()
     tasks.check_yaml = host
     assert ours_at_work()[0] is False
     register()
     assert ours_at_work() == (True, 1)
+    register()
+    assert [line.split(" to what")[0] for line in said] == ["AKConv: ultralytics.nn.tasks.check_yaml had been set back"]
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["wraps", "plain"])

@@ -11,6 +11,7 @@ from conftest import layers_of, yolov8_dict
 from conversions import relative, trained
 from networks import HOST_NAMES
 from torch import nn
+from torch.ao import quantization
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 from ultralytics.nn.modules.conv import Conv
@@ -122,13 +123,35 @@ def test_the_heads_of_the_source_and_its_choice_between_them_are_kept(end2end, m
     assert [key for key in result.model.state_dict() if "one2one" in key]
 
 
-@pytest.mark.parametrize("name", ["TensorQuantizer", "FakeQuantize"])
-def test_a_model_in_training_for_quantization_is_refused_before_the_work(name, source, tmp_path):
-    quantized = copy.deepcopy(source)
-    quantized.model[0].conv.input_quantizer = type(name, (nn.Module,), {})()  # of a class that no pickle finds
-    with pytest.raises(ValueError, match=r"source is in training for quantization \(QAT\)"):
+def by_modelopt(model):
+    model.model[0].conv.input_quantizer = type("TensorQuantizer", (nn.Module,), {})()  # of a class that no pickle finds
+    return model
+
+
+def in_training(model):
+    model.qconfig = quantization.get_default_qat_qconfig("fbgemm")
+    return quantization.prepare_qat(model.train(), inplace=True)
+
+
+def watched(model):
+    model.model[0].qconfig = quantization.default_qconfig
+    return quantization.prepare(model, inplace=True)
+
+
+def rounded(model):
+    return quantization.convert(watched(model), inplace=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch.ao is about to move
+@pytest.mark.parametrize("change", [by_modelopt, in_training, watched, rounded])
+def test_a_model_in_training_for_quantization_or_after_it_is_refused_before_the_work(
+    change, source, tmp_path, monkeypatch
+):
+    quantized = change(copy.deepcopy(source))
+    monkeypatch.setattr(tasks, "parse_model", None)  # nothing is built
+    with pytest.raises(ValueError, match=r"source is quantized or in training for it \(QAT\): it holds a \w+, which"):
         transfer(quantized, num_param=3)
-    with pytest.raises(ValueError, match=r"model is in training for quantization \(QAT\)"):
+    with pytest.raises(ValueError, match=r"model is quantized or in training for it \(QAT\)"):
         write_checkpoint(quantized, tmp_path / "out.pt")
     assert not list(tmp_path.iterdir())
 

@@ -15,8 +15,16 @@ from ultralytics.nn import tasks
 
 from ultralytics_akconv.files import check_folder, whole_file
 
-# Modules that stand for rounded numbers in a training: of ModelOpt, which the host uses, and of PyTorch.
+# Modules that round numbers, watch them for that, or hold rounded ones: of ModelOpt, which the host uses, and of torch.
 _QUANTIZERS = ("FakeQuantize", "FusedMovingAvgObsFakeQuantize", "TensorQuantizer")
+_QUANTIZED = (
+    "torch.ao.quantization.",
+    "torch.ao.nn.",
+    "torch.quantization.",
+    "torch.nn.quantized.",
+    "torch.nn.qat.",
+    "torchao.",
+)
 
 
 def unwrapped(model: Any) -> Any:
@@ -78,16 +86,18 @@ def check_output(file: str | Path) -> Path:
 
 
 def _check_unquantized(name: str, model: nn.Module) -> None:
-    """Refuse a model in training for quantization: its layers are made at run time, and no pickle holds them.
+    """Refuse a model in training for quantization, or after it: no pickle holds its layers, or no layer its weights.
 
     Raises:
         ValueError: If it is one.
     """
-    if any(type(module).__name__ in _QUANTIZERS for module in model.modules()):
-        raise ValueError(
-            f"{name} is in training for quantization (QAT), which AKConv layers know nothing of and checkpoints of "
-            "modules cannot hold: take the checkpoint from before, convert it, and begin that training anew"
-        )
+    for module in model.modules():
+        kind = type(module)
+        if kind.__name__ in _QUANTIZERS or f"{kind.__module__}.".startswith(_QUANTIZED):
+            raise ValueError(
+                f"{name} is quantized or in training for it (QAT): it holds a {kind.__name__}, which AKConv layers "
+                "know nothing of. Take the checkpoint from before, convert it, and quantize that"
+            )
 
 
 def _is_half(model: nn.Module) -> bool:

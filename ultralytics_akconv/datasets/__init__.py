@@ -15,11 +15,11 @@ from pathlib import Path
 import yaml
 from ultralytics.utils import DATASETS_DIR, ONLINE, ROOT
 
-from ultralytics_akconv.datasets.coco import convert_json, read_instances
+from ultralytics_akconv.datasets.coco import convert_json, group_categories, json_files, read_instances
 from ultralytics_akconv.datasets.visdrone import VISDRONE, convert_text
-from ultralytics_akconv.datasets.voc import convert_xml, voc_years
+from ultralytics_akconv.datasets.voc import convert_xml, has_xml
 
-__all__ = ("NAMED", "convert", "find_data", "layout", "read_instances")
+__all__ = ("NAMED", "convert", "find_data", "group_categories", "layout", "read_instances")
 
 NAMED = {"coco": "coco.yaml", "voc": "VOC.yaml", "visdrone": "VisDrone.yaml"}
 _SOURCE = "# converted from: "
@@ -53,7 +53,8 @@ def find_data(data: str | Path, output: str | Path | None = None) -> Path:
         if kind is None:
             raise ValueError(
                 f"{path} holds {len(files)} data YAMLs and no known layout: neither annotations/instances_*.json "
-                f"(COCO), nor VOCdevkit or Annotations with ImageSets/Main (VOC), nor {VISDRONE[0]} (VisDrone)"
+                f"nor train/_annotations.coco.json (COCO), nor VOCdevkit, Annotations with ImageSets/Main or "
+                f"train/*.xml (VOC), nor {VISDRONE[0]} (VisDrone)"
             )
         return convert(path, kind, output)
     if path.suffix not in (".yaml", ".yml"):
@@ -63,9 +64,9 @@ def find_data(data: str | Path, output: str | Path | None = None) -> Path:
 
 def layout(folder: Path) -> str | None:
     """Return in which original layout a folder is: "coco", "voc", "visdrone", or None."""
-    if any((folder / "annotations").glob("instances_*.json")):
+    if json_files(folder):
         return "coco"
-    if voc_years(folder):
+    if has_xml(folder):
         return "voc"
     return "visdrone" if any((folder / name / "annotations").is_dir() for name in VISDRONE) else None
 

@@ -14,6 +14,8 @@ from ultralytics.data.converter import coco80_to_coco91_class, convert_coco
 
 from ultralytics_akconv.datasets.shared import copy_files, splits_of
 
+_BESIDE = "_annotations.coco.json"  # as Roboflow calls the file in the folder of a split
+
 
 def read_instances(file: Path) -> dict[str, Any]:
     """Return the content of an instances JSON.
@@ -34,40 +36,98 @@ def read_instances(file: Path) -> dict[str, Any]:
     return content
 
 
-def convert_json(source: Path, staging: Path) -> dict[str, Any]:
-    """Convert annotations/instances_*.json; images are looked for in <split>, images/<split>, images and beside.
+def json_files(folder: Path) -> dict[str, Path]:
+    """Return the instances files of a folder by split: annotations/instances_*.json, or one beside each split's images.
 
-    Category ids may begin anywhere and have gaps: in their order they become the classes 0, 1, ...
+    Raises:
+        ValueError: If there are both.
+    """
+    files = {f.stem.removeprefix("instances_"): f for f in sorted((folder / "annotations").glob("instances_*.json"))}
+    beside = {file.parent.name: file for file in sorted(folder.glob(f"*/{_BESIDE}"))}
+    if files and beside:
+        raise ValueError(f"{folder} holds annotations/instances_*.json and */{_BESIDE}: take one of the two away")
+    return files or beside
+
+
+def convert_json(source: Path, staging: Path) -> dict[str, Any]:
+    """Convert the instances files; images are looked for in <split>, images/<split>, images and beside.
+
+    Category ids may begin anywhere and have gaps: in their order they become the classes 0, 1, ... One that only names
+    a group of others, as Roboflow writes it, becomes none.
 
     Returns:
         The content of a data YAML.
     """
-    files = {
-        file.stem.removeprefix("instances_"): file for file in sorted((source / "annotations").glob("instances_*.json"))
-    }
+    files = json_files(source)
     contents = {split: read_instances(file) for split, file in files.items()}
     splits = splits_of({split: f"images/{split}" for split in files}, source)
+    groups = set.intersection(*(group_categories(content) for content in contents.values()))
+    for split, content in contents.items():
+        contents[split] = {**content, "categories": [c for c in content["categories"] if c["id"] not in groups]}
     names = _common_categories(files, contents)
     numbers = {category: number for number, category in enumerate(names, start=1)}
     original = list(names) == coco80_to_coco91_class()
     images = {split: _image_names(files[split], content) for split, content in contents.items()}
     fit = original or list(names) == list(numbers.values())
-    as_they_are = fit and all(name == new for renamed in images.values() for name, new in renamed.items())
+    as_they_are = fit and all(name == new and "/" not in new for r in images.values() for name, new in r.items())
+    written = images if as_they_are else {split: _flat(renamed) for split, renamed in images.items()}
     annotations = staging.parent / "annotations"
     annotations.mkdir()
     for split, file in files.items():
-        if as_they_are:
-            shutil.copy2(file, annotations)
+        if as_they_are and not groups:
+            shutil.copy2(file, annotations / f"instances_{split}.json")
         else:
-            with open(annotations / file.name, "w", encoding="utf-8") as stream:
-                json.dump(_renumbered(contents[split], numbers, images[split]), stream)
-    convert_coco(str(annotations), str(staging), cls91to80=original and as_they_are)
+            _write(annotations / f"instances_{split}.json", _renumbered(contents[split], numbers, written[split]))
+    convert_coco(str(annotations), str(staging), cls91to80=original and as_they_are and not groups)
+    if not as_they_are:
+        for split, renamed in images.items():
+            _move_labels(staging / "labels" / split, {written[split][name]: new for name, new in renamed.items()})
     (staging / "annotations").mkdir()
     for split, file in files.items():
         folders = [source / split, source / "images" / split, source / "images", source]
         copy_files(folders, images[split], staging / "images" / split)
-        shutil.copy2(file, staging / "annotations")  # for the evaluation by COCO rules, which knows crowds
+        kept = staging / f"annotations/instances_{split}.json"  # for the evaluation by COCO rules, which knows crowds
+        if groups:
+            _write(kept, contents[split])
+        else:
+            shutil.copy2(file, kept)
     return {**splits, "names": dict(enumerate(names.values()))}
+
+
+def _flat(images: dict[str, str]) -> dict[str, str]:
+    """Return a name without a folder for each image: older releases of the host make no folders for labels."""
+    return {name: f"{number}.jpg" for number, name in enumerate(images)}
+
+
+def _move_labels(folder: Path, names: dict[str, str]) -> None:
+    """Give the labels of images the names that the images get."""
+    if not folder.is_dir():  # no image has boxes
+        return
+    unnamed = folder.with_name(f"{folder.name}.unnamed")
+    folder.rename(unnamed)
+    folder.mkdir()
+    for old, new in names.items():
+        label, target = (unnamed / old).with_suffix(".txt"), (folder / new).with_suffix(".txt")
+        if label.is_file():  # an image without boxes has none
+            target.parent.mkdir(parents=True, exist_ok=True)
+            label.rename(target)
+    unnamed.rmdir()
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    """Write the content of an instances file."""
+    file.write_text(json.dumps(content), "utf-8")
+
+
+def group_categories(content: dict[str, Any]) -> set[int]:
+    """Return the ids of the categories that only name a group of others: none above them, and no boxes."""
+    above = {category.get("supercategory") for category in content["categories"]}
+    used = {row["category_id"] for row in content["annotations"]}
+    return {
+        row["id"]
+        for row in content["categories"]
+        if row.get("supercategory") == "none" and row["name"] in above and row["id"] not in used
+    }
 
 
 def _common_categories(files: dict[str, Path], contents: dict[str, Any]) -> dict[int, str]:
@@ -95,7 +155,8 @@ def _image_names(file: Path, content: dict[str, Any]) -> dict[str, str]:
                 raise ValueError(f"{file}: image {image['file_name']!r} has the {side} {image.get(side)!r}")
         parts = [part for part in PurePosixPath(image["file_name"]).parts if part != "images"]
         names[image["file_name"]] = "/".join(parts)
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names.values())  # one label file each
+    twice = [name for name, count in stems.items() if count > 1]
     if twice or len(names) < len(content["images"]):
         raise ValueError(f"{file} holds two images of one name: {', '.join(twice[:5]) or 'see their file_name'}")
     return names
@@ -127,9 +188,6 @@ def _faults(content: Any) -> Iterator[str]:
             yield f"two rows of {part} have one id"
     if not content["categories"]:
         yield "it has no categories"
-    names = Counter(row["name"] for row in content["categories"])
-    for name in (name for name, count in names.items() if count > 1):
-        yield f"two categories are called {name!r}"
     for row in content["annotations"]:
         if not isinstance(row, dict) or row.get("image_id") not in ids["images"]:
             yield f"an annotation names no image of the file: {row!r:.200}"
@@ -137,6 +195,10 @@ def _faults(content: Any) -> Iterator[str]:
             yield f"an annotation names no category of the file: {row!r:.200}"
         elif not _is_box(row.get("bbox")):
             yield f"the bbox of an annotation must be four numbers, got {row.get('bbox')!r:.200}"
+    groups = group_categories(content)  # one may be called as the only class of its group
+    names = Counter(row["name"] for row in content["categories"] if row["id"] not in groups)
+    for name in (name for name, count in names.items() if count > 1):
+        yield f"two categories are called {name!r}"
 
 
 def _is_int(value: Any) -> bool:

@@ -53,7 +53,7 @@ def check_jpg(folder: Path, stem: str, needed_by: Path) -> None:
     """
     if (folder / f"{stem}.jpg").is_file():
         return
-    other = next((file for file in folder.glob("*") if file.stem == stem), None)
+    other = next((file for file in folder.glob("*") if file.stem == stem and file.suffix != ".xml"), None)
     if other is None:
         raise FileNotFoundError(f"'{stem}.jpg' is not in {folder}, but {needed_by} names it")
     raise ValueError(f"{other}: Ultralytics' converter of this layout takes .jpg images alone")

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 from ultralytics.data.utils import exif_size
 
-from ultralytics_akconv.datasets import read_instances
+from ultralytics_akconv.datasets import group_categories, read_instances
 
 # The library's name of each figure -> ours, in the order of the paper's tables.
 _COCO = {"AP_50": "AP50", "AP_75": "AP75", "AP_all": "AP", "AP_small": "APS", "AP_medium": "APM", "AP_large": "APL"}
@@ -128,6 +128,10 @@ def read_truth(file: Path, files: Iterable[str | Path], names: dict[int, str]) -
     if absent:
         raise ValueError(f"{file} lacks {len(absent)} of the {len(stems)} images: {', '.join(absent[:5])}")
     theirs, ours = [category["name"] for category in truth["categories"]], list(names.values())
+    if sorted(theirs) != sorted(ours):  # perhaps for a category that is no class
+        groups = group_categories(truth)
+        truth["categories"] = [category for category in truth["categories"] if category["id"] not in groups]
+        theirs = [category["name"] for category in truth["categories"]]
     if sorted(theirs) != sorted(ours):
         raise ValueError(f"{file} has the classes {sorted(theirs)}, the dataset {sorted(ours)}")
     for row in truth["annotations"]:  # some tools leave them out; labels have them no better

@@ -21,6 +21,8 @@ from ultralytics_akconv.forks.unpickler import Unpickler, of_kind
 
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which torch's older files begin
 _PICKLE_BYTES = 64 * 2**20  # a model of the host needs less than one of them
+# What zipfile raises for bytes that no zip of torch has: flags of encryption, names in no encoding, places before 0.
+_DAMAGE = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error)
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -41,6 +43,17 @@ class Content(NamedTuple):
     value: Any
     nbytes: int
     called: set[str]
+
+
+class _Bounded:
+    """A file that is asked for no more than it has: whatever length a pickle claims takes no memory."""
+
+    def __init__(self, stream: BinaryIO, nbytes: int) -> None:
+        self._stream, self._nbytes = stream, nbytes
+        self.readline, self.tell = stream.readline, stream.tell
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(min(size, self._nbytes))
 
 
 @contextmanager
@@ -80,7 +93,7 @@ def _archive(stream: BinaryIO) -> zipfile.ZipFile:
     """Open a zip that is whole."""
     try:
         return zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, ValueError, struct.error) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"it is cut off or damaged: {error}") from error
 
 
@@ -126,7 +139,7 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     """Return a member of a zip."""
     try:
         return archive.read(name)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"it is damaged: {error}") from error
 
 
@@ -146,11 +159,11 @@ def _from_legacy(stream: BinaryIO, nbytes: int) -> Content:
             found[key] = Storage(dtype, numel, read)
         return _same(found[key], dtype, numel, key)
 
-    unpickler = Unpickler(storage)
+    unpickler, bounded = Unpickler(storage), _Bounded(stream, nbytes)
     for _ in range(3):  # the magic number, the protocol and the sizes of C's integers
-        unpickler.load(stream)
-    value = unpickler.load(stream)
-    for key in of_kind(unpickler.load(stream), list):
+        unpickler.load(bounded)
+    value = unpickler.load(bounded)
+    for key in of_kind(unpickler.load(bounded), list):
         if not isinstance(key, str) or key not in found:
             raise CheckpointError("it lists a storage that no tensor has")
         (numel,) = struct.unpack("<q", _at(stream, stream.tell(), 8))
@@ -176,7 +189,7 @@ def _described(what: Any) -> tuple[str, torch.dtype, int]:
     """Return the key, the kind of numbers and how many of them a reference to a storage names."""
     if isinstance(what, tuple) and len(what) >= 5 and what[0] == "storage" and not any(what[5:]):  # no view of another
         _, kind, key, _, numel = what[:5]
-        if isinstance(kind, ClassPath) and isinstance(key, str) and type(numel) is int and numel >= 0:
+        if isinstance(kind, ClassPath) and isinstance(key, str) and type(numel) is int and 0 <= numel < 2**63:
             if kind.name in _DTYPES:
                 return key, _DTYPES[kind.name], numel
             raise CheckpointError(f"it holds numbers of the kind {kind}; known are {', '.join(_DTYPES)}")

@@ -80,6 +80,8 @@ def check_model(model: Any) -> None:
     factors += [factor for row in scales.values() for factor in row[:2]]
     if not all(_is_number(factor) and 0 <= factor <= 16 for factor in factors):
         raise CheckpointError("a scale of its model YAML is no number from 0 to 16")
+    if not isinstance(model.get("scale", ""), (str, type(None))):
+        raise CheckpointError("scale of its model YAML is no letter")
     if scales and model.get("scale") and model["scale"] not in scales:
         raise CheckpointError(
             f"its model YAML has no scale {model.get('scale')!r:.20}: it has {', '.join(map(str, scales))}"

@@ -89,8 +89,13 @@ def prove(model: nn.Module, record: Record, tensors: int, image: str | Path | No
         below = any(name.startswith(f"{prefix}.") for prefix in inside)
         if isinstance(module, AKConv) or (type(module) in _DEFINITIONS and not below):
             module.register_forward_hook(compare(name))
-    with torch.no_grad():
-        running(x)
+    try:
+        with torch.no_grad():
+            running(x)
+    except CheckpointError:
+        raise
+    except Exception as error:  # rows of a stranger, whose layers fit each other in channels and not in size
+        raise CheckpointError(f"its model cannot be computed: {error!r:.300}") from error
     for name, error in errors.items():
         if error > _TOLERANCE:
             raise CheckpointError(f"{name} computes something else than its record, by {error:.1e}: nothing is written")

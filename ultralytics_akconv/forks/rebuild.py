@@ -137,8 +137,11 @@ def _published(value: Any) -> dict[str, TensorRecord] | None:
     for name in _WRAPPERS:
         if isinstance(value, dict) and isinstance(value.get(name), dict):
             value = value[name]
-    is_state = isinstance(value, dict) and value and all(isinstance(tensor, TensorRecord) for tensor in value.values())
-    return dict(value) if is_state else None
+    if not isinstance(value, dict) or not value or not all(isinstance(v, TensorRecord) for v in value.values()):
+        return None
+    if not all(isinstance(name, str) for name in value):
+        raise CheckpointError("it is a state dict whose names are no texts")
+    return dict(value)
 
 
 def _model_record(value: Any) -> Record:
@@ -215,17 +218,20 @@ def _check_size(tensors: dict[str, TensorRecord], content: Content) -> None:
 
 def _rebuilt(record: Record, config: dict[str, Any]) -> tuple[nn.Module, int]:
     """Return the model with the record's tensors, and how many they are."""
-    layers = children(record)["model"]
+    layers, names = children(record)["model"], _names(record)
     try:
         trial = parsed(config, config["channels"])  # takes no memory, whatever the YAML asks for
     except Exception as error:  # rows of a stranger: what their layers raise is anything at all
         raise CheckpointError(f"Ultralytics cannot build its model YAML: {error}") from error
     _check_same(differences(layers, trial, settings=False))
-    model = _model_class(record, config)(copy.deepcopy(config), verbose=False)
+    try:
+        model = _model_class(record, config)(copy.deepcopy(config), verbose=False)
+    except Exception as error:  # rows that fit each other in channels and not in size, or a YAML without `nc`
+        raise CheckpointError(f"Ultralytics cannot build its model YAML: {error!r:.300}") from error
     _check_same(differences(layers, model.model))
-    names = {f"model.{theirs}": f"model.{ours}" for theirs, ours in published_names(model.model).items()}
-    tensors = {ours: tensor for name, tensor in tensors_of(record).items() if (ours := names.get(name)) is not None}
-    outside = [name for name in tensors_of(record) if name not in names]
+    places = {f"model.{theirs}": f"model.{ours}" for theirs, ours in published_names(model.model).items()}
+    tensors = {ours: tensor for name, tensor in tensors_of(record).items() if (ours := places.get(name)) is not None}
+    outside = [name for name in tensors_of(record) if name not in places]
     if outside:
         raise CheckpointError(f"tensors outside its layers: {', '.join(outside)}")
     model.load_state_dict({name: tensor.read() for name, tensor in tensors.items()})
@@ -233,14 +239,22 @@ def _rebuilt(record: Record, config: dict[str, Any]) -> tuple[nn.Module, int]:
     unequal = [name for name, tensor in tensors.items() if not _equal(state[name], tensor.read())]
     if unequal:
         raise CheckpointError(f"{unequal[0]} does not fit into {state[unequal[0]].dtype}")
-    names = plain(record.get("names"))
     if names:
-        model.names = dict(enumerate(names)) if isinstance(names, list) else names
+        model.names = names
     model.task = _task(record, config)
     stride = record.get("stride")
     if isinstance(stride, TensorRecord) and stride.read().tolist() != model.stride.tolist():
         raise CheckpointError(f"its stride is {stride.read().tolist()}, Ultralytics makes it {model.stride.tolist()}")
     return model.eval(), len(tensors)
+
+
+def _names(record: Record) -> dict[int, str]:
+    """Return the names of the classes by their numbers, none if the file has none."""
+    names = plain(record.get("names")) or {}
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(names, dict) or not all(type(k) is int and isinstance(v, str) for k, v in names.items()):
+        raise CheckpointError("its names of classes are no texts by numbers")
+    return names
 
 
 def _check_same(unlike: list[str]) -> None:

@@ -32,6 +32,7 @@ _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
     "__builtin__.frozenset": frozenset,
     "torch.Size": tuple,
 }
+_BITS = 4096  # of a whole number; longer ones Python refuses to write out
 _HASHABLE = (str, bytes, int, float, bool, type(None), Record, ClassPath)
 
 
@@ -72,6 +73,8 @@ class Unpickler:
         """Carry out one instruction."""
         stack = self._stack
         if name in _VALUES:
+            if isinstance(argument, int) and argument.bit_length() > _BITS:
+                raise CheckpointError(f"its pickle holds a number of over {_BITS} bits, which no checkpoint needs")
             stack.append(argument)
         elif name in ("BINPUT", "LONG_BINPUT"):
             self._memo[argument] = stack[-1]

@@ -20,6 +20,7 @@ class _Patch:
 
     def __init__(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         self.owner, self.name, self.on = owner, name, True
+        self.spec = getattr(owner, "__spec__", None)  # a module has a new one after a reload
         self.before = getattr(owner, name, _MISSING)
         made = make(self.before)
         self.ours = self._switched(made) if inspect.isfunction(self.before) else made
@@ -59,6 +60,7 @@ class Patches:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._made: list[_Patch] = []
+        self._taken: list[str] = []
 
     def put(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Set an attribute to what `make` returns for what stands there now; nothing is done where ours is at work."""
@@ -71,6 +73,8 @@ class Patches:
                 return
             if patch.on and not patch.was_undone():  # somebody's own calls ours
                 return
+            if patch.on and patch.spec is getattr(owner, "__spec__", None):  # else the module was executed again
+                self._taken.append(f"{owner.__name__}.{name}")
             patch.on = False  # should somebody still call it, then in vain: the new one does the work
             self._made.remove(patch)
         patch = _Patch(owner, name, make)
@@ -85,6 +89,11 @@ class Patches:
         """
         getattr(owner, name)
         self.put(owner, name, make)
+
+    def taken(self) -> list[str]:
+        """Return, once, what somebody had set back to what stood there before ours, and `put` has replaced again."""
+        taken, self._taken = self._taken, []
+        return taken
 
     def undo(self) -> None:
         """Undo everything. All is remembered, to be switched on again wherever it stands by then."""

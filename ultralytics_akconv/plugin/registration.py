@@ -61,6 +61,8 @@ def _allow_in_safe_load() -> None:
 def register() -> None:
     """Put AKConv into the host. Safe to call again; the import of the package has already called it.
 
+    Where somebody has set back since what it had replaced, it is replaced again and a warning says what.
+
     After it, YAML rows may name AKConv, LDConv and the blocks of `modules.BLOCKS`; `model=` and `data=` find the
     shipped YAML files by name; restricted checkpoint loading knows our classes.
     """
@@ -85,6 +87,12 @@ def register() -> None:
         exporter = getattr(sys.modules.get(EXPORTER), "Exporter", None)
         if exporter is not None:
             _patches.wrap(exporter, "__call__", choosing_call)
+        taken = _patches.taken()
+        if taken:
+            LOGGER.warning(
+                f"AKConv: {', '.join(taken)} had been set back to what stood there before ultralytics-akconv, by "
+                "another plug-in perhaps; without ours, AKConv cannot be used. It is there again"
+            )
 
 
 def unregister() -> None:
