@@ -20,6 +20,7 @@ from ultralytics import YOLO
 
 from ultralytics_akconv import transfer, write_checkpoint
 from ultralytics_akconv.conversion.report import Transfer
+from ultralytics_akconv.markdown import markdown_table
 
 ARMS = ("without data", "fitted", "learned together")
 RUN = ("N", "seed", "arm", "parameters", "split", "mAP50", "mAP50-95", "kept", "head error", "seconds")
@@ -63,8 +64,7 @@ def run(arm: str, num_param: int, seed: int, source: float, options: argparse.Na
 
 def table(rows: list[dict]) -> str:
     """Return what each way keeps, mean and range over the seeds, as a Markdown table."""
-    lines = ["| N | parameters | " + " | ".join(f"{arm}, kept" for arm in ARMS) + " | seeds |"]
-    lines.append("|--:" * (len(ARMS) + 3) + "|")
+    titles, lines = ("N", "parameters", *(f"{arm}, kept" for arm in ARMS), "seeds"), []
     for number in sorted({int(row["N"]) for row in rows}):
         mine = [row for row in rows if int(row["N"]) == number]
         cells = [str(number), f"{int(mine[0]['parameters']):,}"]
@@ -73,8 +73,8 @@ def table(rows: list[dict]) -> str:
             spread = f" ({min(kept):.1f} to {max(kept):.1f})" if len(kept) > 1 else ""
             cells.append(f"{statistics.mean(kept):.1f} %{spread}" if kept else "")
         cells.append(str(len({row["seed"] for row in mine if row["arm"] == ARMS[-1]})))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(titles, lines, "--:")
 
 
 def plot(curves: list[dict], file: Path) -> None:
@@ -89,7 +89,7 @@ def plot(curves: list[dict], file: Path) -> None:
         steps, errors = zip(*((int(row["step"]), 100 * float(row["head error"])) for row in mine))
         label = f"N={number}" if seed == min(s for n, s in runs if n == number) else None
         axis.plot(steps, errors, marker=".", color=colours[number], label=label)
-    axis.set(xlabel="step", ylabel="error of what the head reads, held-out images, %", ylim=(0, None))
+    axis.set(xlabel="step", ylabel="error on held-out images, %", ylim=(0, None))
     axis.legend()
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
