@@ -176,8 +176,13 @@ def _waits(tasks, owner, name, host):
     return call
 
 
+def awaited(function):
+    """Return the host's function for one that waits in its place, and every other as it is."""
+    return next((host for _, _, host, call in _waiting if call is function), function)
+
+
 def settle(registered=True):
-    """Put back what waited, once the plug-in is registered; what is unregistered by a program stays so."""
+    """Put back what still waits, once the plug-in is registered; what is unregistered by a program stays so."""
     _state["unregistered"] = not registered
     while _waiting:
         owner, name, host, call = _waiting.pop()

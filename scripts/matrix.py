@@ -63,7 +63,7 @@ def run(release: str, column: str, workers: int) -> str:
     """Run one group of tests on one release and return what the table says of it."""
     environment = {**os.environ, "PYTHONPATH": str(install(release))}
     tests = [str(file) for name in GROUPS[column] for file in sorted((ROOT / "tests").glob(f"test_{name}*.py"))]
-    command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "--dist", "loadgroup", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "--dist", "loadfile", *tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     log = FOLDER / f"{release} Python {platform.python_version()} {column}.log"
     log.write_text(done.stdout + done.stderr, "utf-8")

@@ -11,8 +11,10 @@ from test_startup import printed
 from ultralytics.utils import callbacks as host_callbacks
 from ultralytics.utils import checks
 
+import ultralytics_akconv_startup
 from ultralytics_akconv import callbacks, graft, modules, register, unregister
 from ultralytics_akconv.grafting.names import host_models
+from ultralytics_akconv.plugin import registration
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +228,20 @@ HOST_FIRST = {  # the host's module is being executed when the package comes to 
 def test_a_model_built_while_another_thread_imports_the_package_has_its_layers(fresh, case):
     process = fresh(RACE.format(**case))
     assert (printed(process)[-1], process.stderr) == ("[(6, 1)]", "")
+
+
+def test_what_waits_for_the_registration_gives_way_to_ours_and_not_to_the_hosts_for_a_moment(monkeypatch):
+    unregister()
+    host = host_callbacks.get_default_callbacks
+    ultralytics_akconv_startup._wait_at_use(tasks)
+    waiting, seen = host_callbacks.get_default_callbacks, []
+    look = lambda tasks: seen.append(host_callbacks.get_default_callbacks)  # noqa: E731
+    monkeypatch.setattr(registration, "_tell_of_others", look)
+    register()
+    assert waiting is not host and seen == [waiting]  # another thread may ask at any moment
+    assert host_callbacks.get_default_callbacks not in (host, waiting) and not ultralytics_akconv_startup._waiting
+    unregister()
+    assert host_callbacks.get_default_callbacks is host
 
 
 @pytest.mark.slow

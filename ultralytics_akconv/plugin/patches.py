@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ultralytics_akconv_startup import awaited
+
 _MISSING = object()
 
 
@@ -21,7 +23,7 @@ class _Patch:
     def __init__(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         self.owner, self.name, self.on = owner, name, True
         self.spec = getattr(owner, "__spec__", None)  # a module has a new one after a reload
-        self.before = getattr(owner, name, _MISSING)
+        self.before = awaited(getattr(owner, name, _MISSING))
         made = make(self.before)
         self.ours = self._switched(made) if inspect.isfunction(self.before) else made
 
@@ -67,14 +69,16 @@ class Patches:
         patch = next((patch for patch in self._made if patch.owner is owner and patch.name == name), None)
         if patch is not None:
             function_is_back = patch.now() is patch.before and inspect.isfunction(patch.before)
-            if patch.now() is patch.ours or function_is_back:  # the same again: others may have taken it under its name
-                patch.on = True
+            same = patch.now() is patch.ours
+            if patch.on and not same and not patch.was_undone():  # somebody's own calls ours
+                return
+            spec = getattr(owner, "__spec__", None)
+            if patch.on and not same and patch.spec is spec:  # else the module was executed again
+                self._taken.append(f"{owner.__name__}.{name}")
+            if same or function_is_back:  # others may have taken it under its name
+                patch.on, patch.spec = True, spec
                 setattr(owner, name, patch.ours)
                 return
-            if patch.on and not patch.was_undone():  # somebody's own calls ours
-                return
-            if patch.on and patch.spec is getattr(owner, "__spec__", None):  # else the module was executed again
-                self._taken.append(f"{owner.__name__}.{name}")
             patch.on = False  # should somebody still call it, then in vain: the new one does the work
             self._made.remove(patch)
         patch = _Patch(owner, name, make)

@@ -69,7 +69,6 @@ def register() -> None:
     # Before the lock: another thread may wait for it in the middle of these imports.
     tasks, callbacks = importlib.import_module(TASKS), importlib.import_module(CALLBACKS)
     with _patches.lock:
-        ultralytics_akconv_startup.settle()
         if not any(tasks is module for module in _executed):
             _executed.append(tasks)
         _tell_of_others(tasks)
@@ -80,6 +79,8 @@ def register() -> None:
         except Exception:
             _patches.undo()  # all or nothing: half a registration would build wrong layers
             raise
+        finally:
+            ultralytics_akconv_startup.settle()  # last: what waits for this must not find the host's own for a moment
         _allow_in_safe_load()
         data = sys.modules.get(DATA)  # not imported for our sake: if it comes later, the start-up module calls again
         if hasattr(data, "check_det_dataset"):
