@@ -92,7 +92,8 @@ def test_a_model_yaml_takes_the_sources_classes_and_scale(source):
 def test_images_lower_the_layers_errors_and_the_report_shows_it(checkpoint, mini_dataset, tmp_path):
     result = transfer(checkpoint, num_param=4, data=mini_dataset, images=4, imgsz=64)
     assert all(0 < layer.fitted < layer.prior for layer in result.layers)
-    by_folder = transfer(checkpoint, num_param=4, data=IMAGES, images=4, imgsz=64)
+    folder = mini_dataset.parent / "akconv-mini/images/train"
+    by_folder = transfer(checkpoint, num_param=4, data=folder, images=4, imgsz=64)
     assert [layer.fitted for layer in by_folder.layers] == [layer.fitted for layer in result.layers]
     table = result.table()
     assert "fitted" in table and all(layer.name in table for layer in result.layers)
