@@ -51,5 +51,7 @@ def plot_ablation(ablation: Ablation, score: str | None = None, dark: bool = Fal
         right.bar([place + shift for place in places], heights, 0.4, color=color, label=label)
     names = [f"{layer.name}\n{layer.outside:.0%}" for layer in ablation.layers]
     right.set_xticks(list(places), names, fontsize=6, rotation=0 if len(names) <= 6 else 90)
+    left.margins(y=0.1)
+    right.margins(y=0.3)  # room for the legend
     style_legend(right, dark)
     return figure
