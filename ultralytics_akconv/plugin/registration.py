@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from types import ModuleType
@@ -66,8 +65,11 @@ def register() -> None:
     After it, YAML rows may name AKConv, LDConv and the blocks of `modules.BLOCKS`; `model=` and `data=` find the
     shipped YAML files by name; restricted checkpoint loading knows our classes.
     """
-    # Before the lock: another thread may wait for it in the middle of these imports.
-    tasks, callbacks = importlib.import_module(TASKS), importlib.import_module(CALLBACKS)
+    # Before the lock: another thread may wait for it in the middle of these imports. As by a statement, which
+    # takes a module that is executed and waits for this import in its thread; `import_module` would raise a deadlock.
+    for name in (TASKS, CALLBACKS):
+        __import__(name)
+    tasks, callbacks = sys.modules[TASKS], sys.modules[CALLBACKS]
     with _patches.lock:
         if not any(tasks is module for module in _executed):
             _executed.append(tasks)
