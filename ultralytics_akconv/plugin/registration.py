@@ -65,10 +65,11 @@ def register() -> None:
     After it, YAML rows may name AKConv, LDConv and the blocks of `modules.BLOCKS`; `model=` and `data=` find the
     shipped YAML files by name; restricted checkpoint loading knows our classes.
     """
-    # Before the lock: another thread may wait for it in the middle of these imports. As by a statement, which
-    # takes a module that is executed and waits for this import in its thread; `import_module` would raise a deadlock.
-    for name in (TASKS, CALLBACKS):
-        __import__(name)
+    # Before the lock: another thread may wait for it in the middle of these imports. By statements, which take a module
+    # that is executed and waits for this import in its thread; `import_module` would raise an error of a deadlock.
+    import ultralytics.nn.tasks
+    import ultralytics.utils.callbacks  # noqa: F401
+
     tasks, callbacks = sys.modules[TASKS], sys.modules[CALLBACKS]
     with _patches.lock:
         if not any(tasks is module for module in _executed):
