@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class HeadDistance:
 
     def to(self, device: torch.device, layout: torch.memory_format) -> HeadDistance:
         """Return the same distance with a copy of the source on a device, with a memory layout."""
-        moved = object.__new__(HeadDistance)
+        moved = copy(self)
         moved.source = deepcopy(self.source).to(device).to(memory_format=layout)
         moved.variances = [variance.to(device) for variance in self.variances]
         return moved
