@@ -63,9 +63,8 @@ def graft(
     try:
         root = yaml.compose(text, yaml.SafeLoader)
         _check_size(root)
-        source = (
-            yaml.SafeLoader("").construct_document(root) if root else None
-        )  # as `safe_load` would, without reading again
+        # As `safe_load` would, without reading again.
+        source = yaml.SafeLoader("").construct_document(root) if root else None
         layers = model_layers(source)
         chosen = chosen_layers(layers, where)
         numbers = _numbers(num_param, len(chosen))
