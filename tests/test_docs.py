@@ -173,6 +173,18 @@ def test_links_of_the_readmes_lead_somewhere():
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_no_code_of_the_manual_is_wider_than_its_page():
+    """Some 80 characters fit into a page at desktop width; what is wider has to be scrolled."""
+    wide = [
+        where(page, line + number)
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        for _, line, text in fences(page)
+        for number, code in enumerate(text.splitlines(), 1)
+        if len(code) > 80
+    ]
+    assert not wide
+
+
 @pytest.mark.slow
 def test_the_manual_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs is in the extra `docs`")
