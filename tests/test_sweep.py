@@ -125,6 +125,14 @@ def test_the_report_tells_paired_differences_with_their_intervals_against_each_b
     assert f"| {free} | {plain} | AP | 4 | +3.5 | +2.6 to +4.4 | {rows[free, plain]['needed']} | better |" in text
 
 
+def test_a_score_that_never_differs_tells_nothing_of_the_seeds_that_a_point_needs():
+    plan = Plan("x.yaml", num_param=(5,), seeds=range(4))
+    done = {cell: {**result(0.3 + cell.seed / 100), "APS": 0.0} for cell in plan.cells()}
+    rows = {row["score"]: row for row in differences(done)}
+    assert (rows["APS"]["low"], rows["APS"]["high"], rows["APS"]["needed"]) == (0.0, 0.0, None)
+    assert "| APS | 4 | +0.0 | +0.0 to +0.0 | - | no difference shown |" in table(plan, {}, done)
+
+
 def test_other_tasks_are_compared_by_the_scores_that_they_have(tmp_path):
     plan = Plan("x.yaml", num_param=(5,), seeds=(0, 1))
     sizes = {"parameters": 3_000_000, "gflops": 8.0, "latency": 2.0, "images": 8}

@@ -28,7 +28,8 @@ class Difference:
         low: Lower end of the interval of the mean; None with one pair.
         high: Upper end of it.
         needed: Pairs with which a true difference of one point would be shown, by a test at the same confidence, in
-            four of five repetitions, if the spread is as seen; None with one pair, or beyond 100,000.
+            four of five repetitions, if the spread is as seen; None with one pair, without any spread (a score that is
+            0 in every training tells nothing of a point), or beyond 100,000.
     """
 
     seeds: int
@@ -81,7 +82,8 @@ def paired_difference(
         return Difference(1, mean, None, None, None, None)
     spread = statistics.stdev(values)
     half = float(distribution.ppf((1 + confidence) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
-    return Difference(len(values), mean, spread, mean - half, mean + half, seeds_needed(spread, confidence, point))
+    needed = seeds_needed(spread, confidence, point) if spread else None
+    return Difference(len(values), mean, spread, mean - half, mean + half, needed)
 
 
 def seeds_needed(spread: float, confidence: float = CONFIDENCE, point: float = POINT) -> int | None:
