@@ -116,6 +116,10 @@ def main() -> None:
         file = write_checkpoint(source, Path(folder) / "source.pt")
         map50, score = accuracy(file, options, Path(folder))
     print(f"source: mAP50 {map50:.4f}, mAP50-95 {score:.4f}")
+    if not score:
+        parser.error(
+            f"{options.source} has mAP50-95 0 on the split '{options.split}' of {options.data}: nothing to keep"
+        )
     for seed in options.seeds:
         for number in options.num_param:
             for arm in ARMS:

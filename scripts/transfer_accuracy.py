@@ -34,6 +34,8 @@ def main() -> None:
     settings |= {"plots": False, "verbose": False}
     temporary = options.output.with_suffix(".pt")
     plain = YOLO(options.source).val(**settings).box
+    if not plain.map:
+        parser.error(f"{options.source} has mAP50-95 0 on the validation split of {options.data}: nothing to keep")
     rows = [{"N": "3x3 Conv", "mAP50": f"{plain.map50:.4f}", "mAP50-95": f"{plain.map:.4f}", "kept": "100.0 %"}]
     for border, images, num_param in itertools.product(options.border, options.images, options.num_param):
         fit = {"data": options.data, "images": images, "imgsz": options.imgsz} if images else {}

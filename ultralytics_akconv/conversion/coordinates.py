@@ -52,18 +52,22 @@ class Uncorrelated(nn.Module):
 class Moments:
     """Second moments of the inputs under a kernel, (rows, C1, points) a batch.
 
-    They are not about the means: the output's mean would else move by any amount where an input hardly varies.
+    They are not about the means: the output's mean would else move by any amount where an input hardly varies. Summed
+    up they are about the first batch's mean, since float32 loses a small variance beside the square of a large mean.
     """
 
     def __init__(self) -> None:
-        self.count, self.sums, self.mean = 0, torch.zeros(()), torch.zeros(())
+        self.count, self.centre = 0, None
 
     def add(self, inputs: Tensor) -> None:
         """Add a batch of inputs."""
-        self.points = inputs.shape[2]
         rows = inputs.flatten(1)
-        self.sums = self.sums.to(rows.device) + rows.T @ rows
-        self.mean = self.mean.to(rows.device) + rows.sum(0)
+        if self.centre is None:
+            self.points, self.centre = inputs.shape[2], rows.mean(0)
+            self.sums, self.mean = rows.new_zeros(rows.shape[1], rows.shape[1]), torch.zeros_like(self.centre)
+        rows = rows - self.centre
+        self.sums += rows.T @ rows
+        self.mean += rows.sum(0)
         self.count += len(rows)
 
     def estimate(self) -> Tensor:
@@ -73,15 +77,15 @@ class Moments:
         would be far too large. The simpler one has uncorrelated channels, each with the same correlation of the points.
         """
         mean = self.mean.double().cpu() / self.count
-        offset = torch.outer(mean, mean)
-        cov = self.sums.double().cpu() / self.count - offset
+        cov = self.sums.double().cpu() / self.count - torch.outer(mean, mean)
+        mean += self.centre.double().cpu()
         channels = len(cov) // self.points
         blocks = cov.view(channels, self.points, channels, self.points).diagonal(dim1=0, dim2=2)  # (points, points, C1)
-        power = blocks.diagonal().mean(1)  # (C1)
+        power = blocks.diagonal().clamp(min=0).mean(1)  # (C1); less than 0 by rounding alone
         power = power.clamp(min=max(_FLOOR * float(power.mean()), torch.finfo(torch.float32).tiny))
         simple = torch.kron(torch.diag(power), (blocks / power).mean(2))
         share = self.count / (self.count + len(cov))
-        return offset + share * cov + (1 - share) * simple
+        return torch.outer(mean, mean) + share * cov + (1 - share) * simple
 
 
 @torch.no_grad()
