@@ -36,24 +36,46 @@ def test_a_cpu_takes_the_bags_where_they_are_fast_and_the_plain_formula_else():
     assert sampling_path(*case((0, 3, 5, 7))) == "gather"
     assert sampling_path(*case(device="meta")) == "gather"
     with FakeTensorMode():
-        assert (
-            sampling_path(torch.empty(1, 3, 5, 7, device="cuda"), torch.empty(1, 10, 5, 7, device="cuda")) == "gather"
-        )
+        x, offset = (torch.empty(1, channels, 5, 7, device="cuda") for channels in (3, 10))
+        assert sampling_path(x, offset) == "gather"
+
+
+class OnGPU:
+    """What is asked of a tensor on a GPU before a path is chosen: this machine need not have one."""
+
+    def __init__(self, *shape, dtype=torch.float16):
+        self.shape, self.dtype, self.device = torch.Size(shape), dtype, GPU
+        self.numel = self.shape.numel
 
 
 @pytest.mark.parametrize(("trusted", "path"), [(True, "kernels"), (False, "grid")])
 def test_a_gpu_takes_the_kernels_if_they_are_trusted_and_grid_sample_else(trusted, path, monkeypatch):
+    monkeypatch.setattr(paths_module, "Tensor", OnGPU)
     monkeypatch.setattr(paths_module, "kernel_status", lambda device, dtype: KernelStatus(trusted, None))
-    half = torch.float16
-    assert paths_module._gpu_path(GPU, half, half) == path
-    assert paths_module._gpu_path(GPU, half, torch.float8_e5m2) == "grid"
-    assert paths_module._gpu_path(GPU, half, half, counted=False) == "grid"
+    x, offset = OnGPU(2, 16, 640, 640), OnGPU(2, 10, 320, 320)
+    assert sampling_path(x, offset) == path
+    assert sampling_path(OnGPU(0, 16, 640, 640), offset) == "gather"
+    assert sampling_path(x, OnGPU(2, 10, 320, 320, dtype=torch.float8_e5m2)) == "grid"
     for warn_only, expected in ((True, path), (False, path if trusted else "gather")):
         torch.use_deterministic_algorithms(True, warn_only=warn_only)  # the host's way, and the strict one
         try:
-            assert paths_module._gpu_path(GPU, half, half) == expected
+            assert sampling_path(x, offset) == expected
         finally:
             torch.use_deterministic_algorithms(False)
+
+
+def test_the_kernels_are_not_given_more_than_they_can_count(monkeypatch):
+    monkeypatch.setattr(paths_module, "Tensor", OnGPU)
+    monkeypatch.setattr(paths_module, "kernel_status", lambda device, dtype: KernelStatus(True, None))
+    few, many = 2**15, 2**16  # many * few = 2^31: of the pixels, or of the samples of an image
+    for height, n, h, path in (
+        (many, 1, 1, "grid"),
+        (few, 1, 1, "kernels"),
+        (1, 2, few, "grid"),
+        (1, 1, few, "kernels"),
+    ):
+        x, offset = OnGPU(3, 8, height, few), OnGPU(3, 2 * n, h, few)
+        assert sampling_path(x, offset) == path
 
 
 def test_a_forced_path_is_taken_in_every_thread_and_left_again():
