@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from conftest import run_clean
-from sample_forms import needs_triton
 
-pytestmark = [needs_triton, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def test_every_program_compiles_within_64_registers_and_spills_nothing_in_16_bits(tmp_path):
-    triton = pytest.importorskip("triton")
+    triton = pytest.importorskip("triton", reason="Triton is not installed: its wheels are for Linux")
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+        pytest.skip(f"Triton {triton.__version__} takes what a program is compiled for in another way")
     if not (Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump").exists():
         pytest.skip(f"Triton {triton.__version__} does not bring cuobjdump, which tells the registers")
     script = Path(__file__).with_name("compiled_kernels.py")

@@ -99,7 +99,7 @@ WHERE = "num_param goes into a mapping behind the block's own arguments, as in [
         ("C3k2", [128, False, 5], "5 stands where C3k2 has e"),  # would be a block five times as wide
         ("C3k2", [128, False, 0.25, 5], "5 stands where C3k2 has "),
         ("Bottleneck", [128, True, 5], "5 stands where Bottleneck has g"),
-        ("RepNCSPELAN4", [128, True, 5], "must be tuple of ints"),
+        ("RepNCSPELAN4", [128, True, 5], "empty()"),
         ("RepNCSPELAN4", [128, 64, 32, 1, 5], "RepNCSPELAN4 takes c3, c4, n after the channels"),
         ("ELAN1", [128, 64, 32, 5], "ELAN1 takes c3, c4 after the channels"),
     ],

@@ -2,6 +2,7 @@
 """Sources that are not as the host's defaults: channels, activations, heads; and those that no checkpoint can hold."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from networks import HOST_NAMES
 from torch import nn
 from torch.ao import quantization
 from ultralytics import YOLO
+from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn import tasks
 from ultralytics.nn.modules.conv import Conv
 
@@ -21,6 +23,9 @@ from ultralytics_akconv.benchmark import benchmark_models
 from ultralytics_akconv.host import input_channels
 from ultralytics_akconv.info import model_info
 from ultralytics_akconv.plots import plot_field
+
+# Older releases build models of other channels, but prepare images of three alone.
+MULTISPECTRAL = "channels" in inspect.getsource(check_det_dataset)
 
 
 def of_channels(channels):
@@ -48,13 +53,15 @@ def test_a_source_of_other_channels_becomes_a_model_that_says_so(channels, by_ya
     assert input_channels(converted.model) == channels
     x = torch.rand(1, channels, 64, 64)
     assert relative(converted.model.eval()(x)[0], source(x)[0]) < 1e-3
-    assert converted.predict(np.zeros((64, 64, channels), np.uint8), imgsz=64, verbose=False)
+    if MULTISPECTRAL:
+        assert converted.predict(np.zeros((64, 64, channels), np.uint8), imgsz=64, verbose=False)
     again = tasks.DetectionModel(copy.deepcopy(converted.model.yaml), ch=input_channels(source), verbose=False)
     again.load_state_dict(converted.model.float().state_dict())  # as a trainer builds it
     info = model_info(file, 64)
     assert info.plain.parameters == sum(p.numel() for p in source.parameters())
 
 
+@pytest.mark.skipif(not MULTISPECTRAL, reason="this release of Ultralytics exports models of three channels alone")
 def test_a_picture_and_an_export_of_one_channel_work(tmp_path):
     file = transfer(of_channels(1), num_param=3).save(tmp_path / "grey.pt")
     assert plot_field(file, np.zeros((64, 64, 3), np.uint8), imgsz=64).axes

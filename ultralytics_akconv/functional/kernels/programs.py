@@ -21,7 +21,7 @@ REACH = tl.constexpr(2.0**22)  # as in taps.py
 # Compiled once whatever their values; the number of channels is what makes a load wide.
 _SIZES = ("stride", "h", "w", "height", "width", "ob", "ok", "oi", "oj")
 # What `pixel_gradient_program` may take; left to itself, the assembler takes 48 on some cards and spills four numbers.
-REGISTERS = {"maxnreg": 64} if int(triton.__version__.split(".")[0]) >= 3 and torch.version.hip is None else {}
+REGISTERS = {"maxnreg": 64} if torch.version.hip is None else {}
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # as Triton has read it: programs run on a CPU, slowly
 
 

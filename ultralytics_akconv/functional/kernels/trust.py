@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ultralytics_akconv.functional.taps import base_positions
 
 SWITCH = "ULTRALYTICS_AKCONV_KERNELS"
 _CAPABILITY = (7, 0)  # what Triton compiles for
+_OLDEST = (3, 0)  # Triton that has all that the programs call
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 1.6e-2}
 # The sizes of the first layer of an n model: its programs are then compiled already.
 _POINTS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (2.0, 0.0))
@@ -75,10 +77,10 @@ def kernel_status(device: torch.device, dtype: torch.dtype) -> KernelStatus:
 
 def _status(device: torch.device, dtype: torch.dtype) -> KernelStatus:
     """Return what is found, and warn of a failure."""
-    reason = _unavailable(device)
-    if reason is not None:
-        return KernelStatus(False, reason)
     try:
+        reason = _unavailable(device)
+        if reason is not None:
+            return KernelStatus(False, reason)
         with ThreadPoolExecutor(1) as fresh:  # a thread has no mode, no autocast and no gradient switched off
             errors = fresh.submit(_errors, device, dtype).result()
     except Exception as error:  # a compiler fails in ways of its own
@@ -100,6 +102,10 @@ def _unavailable(device: torch.device) -> str | None:
         capability = torch.cuda.get_device_capability(device)
         if capability < _CAPABILITY:
             return "the card has compute capability {}.{}, Triton needs {}.{}".format(*capability, *_CAPABILITY)
+    import triton  # takes a while, and what follows needs it anyway
+
+    if tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2]) < _OLDEST:
+        return "Triton {} is older than {}.{}, which comes with torch 2.4".format(triton.__version__, *_OLDEST)
     return None
 
 
