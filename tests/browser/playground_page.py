@@ -10,7 +10,7 @@ ROOT_ELEMENT = "#akconv-playground"
 
 def state(page):
     """Return what the page shows, by its own reading of what will stand in the address."""
-    return page.evaluate(f"AKConv.parseState(document.querySelector('{ROOT_ELEMENT}').dataset.state)")
+    return page.evaluate(f"AKConvState.parseState(document.querySelector('{ROOT_ELEMENT}').dataset.state)")
 
 
 def link(page):
