@@ -22,7 +22,7 @@ atexit.register(shutil.rmtree, CONFIG_DIR, ignore_errors=True)
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR=CONFIG_DIR, OMP_NUM_THREADS="1")
 
 if not any("cuda" in argument for argument in sys.argv):
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its programs run on a CPU, for test_kernels.py
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its programs run on a CPU, for the kernels
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -246,6 +246,24 @@ def checkpoint(source, tmp_path):
     from ultralytics_akconv import write_checkpoint
 
     return write_checkpoint(copy.deepcopy(source).half(), tmp_path / "source.pt")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of eight pictures without labels, as a camera leaves them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for file in sorted((ROOT / "cfg/datasets/akconv-mini/images/train").iterdir())[:8]:
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the host's logger is told."""
+    lines = []
+    for kind in ("info", "warning"):
+        monkeypatch.setattr(ultralytics.utils.LOGGER, kind, lines.append)
+    return lines
 
 
 def learned(layer):

@@ -8,6 +8,7 @@ from conftest import ROOT
 from ultralytics.nn import tasks
 
 IMAGES = ROOT / "cfg/datasets/akconv-mini/images/train"
+SMALL = {"images": 4, "imgsz": 64, "device": "cpu"}  # a transfer that learns in a second
 ARGS = {"imgsz": 64, "data": "some.yaml", "seed": 3}
 
 

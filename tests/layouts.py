@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The bundled images (MIT) in the original layouts of COCO, VOC and VisDrone, and what the host detects in tests."""
+"""The bundled images (MIT) in the original layouts of COCO, VOC and VisDrone, what becomes of them, and detections."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from conftest import ROOT, yolov8_dict
 from PIL import Image
+from ultralytics.data.utils import check_det_dataset
+
+from ultralytics_akconv.datasets import find_data
 
 MINI = ROOT / "cfg/datasets/akconv-mini"
 NAMES = ("RBC", "WBC", "Platelets")
@@ -156,3 +161,22 @@ def detect_labels(monkeypatch, noise, copies):
 def tree(folder):
     """Return the content of every file of a folder."""
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob("*")) if f.is_file()}
+
+
+def refused(source, message):
+    """Expect one line that names a file, the source as it was, and nothing left of the conversion."""
+    before = tree(source)
+    with pytest.raises((ValueError, OSError), match=re.escape(message)) as error:
+        find_data(source, source.parent / "out")
+    assert "\n" not in str(error.value)
+    assert tree(source) == before
+    assert [file.name for file in source.parent.iterdir()] == [source.name]
+
+
+def converted(source):
+    """Return the data YAML of a converted dataset, and all label rows by the stem of their image."""
+    out = source.parent / "out"
+    data = yaml.safe_load(find_data(source, out).read_text("utf-8"))
+    check_det_dataset(str(out / "data.yaml"))
+    rows = {f.stem: [line.split() for line in f.read_text("utf-8").splitlines()] for f in out.rglob("labels/**/*.txt")}
+    return data, rows

@@ -102,3 +102,14 @@ def case(shape=(2, 3, 5, 7), num_param=5, stride=1, spread=2.0, dtype=torch.floa
     size = (-(-height // stride), -(-width // stride))
     offset = torch.randn(batch, 2 * num_param, *size, dtype=torch.float64) * spread
     return x.to(device, dtype), offset.to(device, dtype)
+
+
+def passed(path, x, offset, points, stride, border, grad=None):
+    """Return the samples and both gradients by one path."""
+    x, offset = x.detach().requires_grad_(), offset.detach().requires_grad_()
+    with using_path(path):
+        out = resample(x, offset, points, stride, border)
+        out.backward(torch.ones_like(out) if grad is None else grad)
+    assert out.dtype == x.dtype and x.grad.dtype == x.dtype and offset.grad.dtype == offset.dtype
+    assert (out.shape, x.grad.shape, offset.grad.shape) == (out.shape, x.shape, offset.shape)
+    return out.detach(), x.grad, offset.grad

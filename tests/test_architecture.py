@@ -13,6 +13,7 @@ import ultralytics_akconv
 PACKAGE = ROOT / "ultralytics_akconv"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def room(file):
@@ -147,7 +148,7 @@ def test_the_oracle_knows_nothing_of_ours():
 
 
 def test_no_file_outgrows_300_lines():
-    long = {str(f.relative_to(ROOT)): len(f.read_text("utf-8").splitlines()) for f in [*SOURCES, *SCRIPTS]}
+    long = {str(f.relative_to(ROOT)): len(f.read_text("utf-8").splitlines()) for f in [*SOURCES, *SCRIPTS, *TESTS]}
     assert {name: lines for name, lines in long.items() if lines > 300} == {}
 
 

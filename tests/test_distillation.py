@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Converted layers that learn together from the source model on images without labels."""
+"""Converted layers that learn together from the source model on images without labels: what learns, and what stays."""
 
 import copy
 import math
 import random
-import shutil
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import layers_of
-from conversions import IMAGES, trained
+from conversions import SMALL, trained
 from torch.nn.utils import parametrize
 from ultralytics import YOLO
 from ultralytics.nn import tasks
-from ultralytics.utils import LOGGER
 
 from ultralytics_akconv import akconv2d, transfer
-from ultralytics_akconv.cli import main
 from ultralytics_akconv.conversion import distances, refinement
 from ultralytics_akconv.conversion.calibration import capture
 from ultralytics_akconv.conversion.coordinates import Uncorrelated
@@ -27,34 +23,10 @@ from ultralytics_akconv.conversion.distillation import Recipe, distill
 from ultralytics_akconv.conversion.expectation import noise_pictures
 from ultralytics_akconv.conversion.images import CalibrationImages, image_files
 from ultralytics_akconv.conversion.pairs import find_pairs
-from ultralytics_akconv.conversion.unlabelled import UnlabelledImages, endless_batches, seeded
-
-SMALL = {"images": 4, "imgsz": 64, "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder of eight pictures without labels, as a camera leaves them."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for file in sorted(IMAGES.iterdir())[:8]:
-        shutil.copy(file, folder)
-    return folder
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """What the host's logger is told."""
-    lines = []
-    for kind in ("info", "warning"):
-        monkeypatch.setattr(LOGGER, kind, lines.append)
-    return lines
 
 
 def state_of(model):
     return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-# What learns, and what stays
 
 
 def test_layers_that_were_spoilt_learn_together_what_the_source_does(source, pictures):
@@ -225,146 +197,3 @@ def test_the_error_to_expect_is_the_one_that_the_new_layer_has_on_the_same_pictu
         gain = pair.gain.float()[:, None, None]
         lost, whole = ((gain * each).var((0, 2, 3)).sum() for each in (got - wanted, wanted))
         assert float((lost / whole).sqrt()) == pytest.approx(layer.expected, rel=1e-3)
-
-
-# Images
-
-
-def test_images_come_as_the_model_takes_them(tmp_path):
-    red = np.zeros((48, 64, 3), np.uint8)
-    red[..., 2] = 200  # OpenCV writes BGR
-    for i in range(3):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), red)
-    files = image_files(tmp_path, "detect")
-    with seeded(0):
-        batch = next(endless_batches(files, 64, "detect", 3, 2, torch.device("cpu")))
-        assert len(UnlabelledImages(files, 64)) == 3
-    assert batch.shape == (2, 3, 64, 64) and batch.min() >= 0 and batch.max() <= 1
-    middle = batch[:, :, 32, 32]
-    assert (middle[:, 0] > 0.4).all() and (middle[:, 1:] < 0.2).all()
-
-
-def test_batches_never_end_and_are_augmented(pictures):
-    files = image_files(pictures, "detect")[:2]
-    with seeded(0):
-        feed = endless_batches(files, 64, "detect", 3, 2, torch.device("cpu"))
-        batches = [next(feed) for _ in range(3)]
-    assert not torch.equal(batches[0].sort(0).values, batches[1].sort(0).values)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_handful_of_images_is_enough(source, pictures, count, tmp_path, said):
-    for file in sorted(pictures.iterdir())[:count]:
-        shutil.copy(file, tmp_path)
-    result = transfer(source, num_param=4, data=tmp_path, distill=2, **SMALL)
-    assert result.refined.images == 1 and result.refined.learned.steps == 2
-    assert any("one image alone" in line for line in said) == (count == 1)
-
-
-@pytest.mark.parametrize("colour", [0, 255])
-def test_images_of_one_colour_do_no_harm(source, colour, tmp_path):
-    for i in range(4):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((64, 64, 3), colour, np.uint8))
-    result = transfer(source, num_param=4, data=tmp_path, distill=3, **SMALL)
-    learned = result.refined.learned
-    assert all(value.isfinite().all() for value in result.model.state_dict().values())
-    assert learned.after <= learned.before
-
-
-def test_a_file_that_is_no_image_is_left_out_and_named(source, pictures, tmp_path, said):
-    for file in pictures.iterdir():
-        shutil.copy(file, tmp_path)
-    names = [file.name for file in sorted(tmp_path.iterdir())]
-    _, held_out = refinement._split(sorted(tmp_path.iterdir()), 0)
-    broken = next(name for name in names if name not in {file.name for file in held_out})
-    (tmp_path / broken).write_bytes(b"no image")
-    assert transfer(source, data=tmp_path, distill=1, **SMALL).refined.learned.steps == 1
-    assert any("cannot be read" in line and broken in line for line in said)
-
-
-# What is refused, and an interrupt
-
-
-@pytest.mark.parametrize(
-    ("steps", "error", "message"),
-    [
-        (0, ValueError, "at least 1 step, got 0"),
-        (-3, ValueError, "at least 1 step, got -3"),
-        (2.5, TypeError, "number of steps, got 2.5"),
-        (True, TypeError, "number of steps, got True"),
-    ],
-)
-def test_steps_that_are_none_are_refused(source, pictures, steps, error, message):
-    with pytest.raises(error, match=message):
-        transfer(source, data=pictures, distill=steps)
-
-
-def test_learning_without_images_is_refused(source):
-    with pytest.raises(ValueError, match="distill needs data"):
-        transfer(source, distill=10)
-
-
-def test_an_interrupt_leaves_nothing_and_another_try_works(checkpoint, pictures, tmp_path, monkeypatch):
-    output = tmp_path / "out" / "model.pt"
-    output.parent.mkdir()
-    command = [
-        "convert",
-        str(checkpoint),
-        "--data",
-        str(pictures),
-        "--distill",
-        "4",
-        "--imgsz",
-        "64",
-        "-o",
-        str(output),
-    ]
-    measured = HeadDistance.error
-    calls = []
-
-    def interrupted(*args):
-        calls.append(args)
-        if len(calls) == 3:  # in the middle of the steps
-            raise KeyboardInterrupt
-        return measured(*args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(HeadDistance, "error", interrupted)
-        assert main([*command, "--device", "cpu"]) == 130
-    assert not list(output.parent.iterdir())
-    assert main([*command, "--device", "cpu"]) == 0
-    assert [file.name for file in output.parent.iterdir()] == ["model.pt"]
-
-
-# The command
-
-
-def test_the_command_reports_the_whole_models_error_and_what_the_validation_set_says(
-    checkpoint, mini_dataset, tmp_path, capsys
-):
-    output = tmp_path / "out.pt"
-    command = ["convert", str(checkpoint), "--data", str(mini_dataset), "--imgsz", "64", "--device", "cpu"]
-    assert main([*command, "--distill", "2", "--images", "4", "-o", str(output)]) == 0
-    printed = capsys.readouterr().out
-    assert "error of what the head reads" in printed and "steps together" in printed
-    assert "kept, by the validation set: " in printed and "mAP50-95(B)" in printed
-    assert len(layers_of(YOLO(output).model)) == 6
-    assert main([*command, "--no-val", "--images", "4", "-o", str(output)]) == 0
-    printed = capsys.readouterr().out
-    assert "kept" not in printed and "without data" in printed and "expected" not in printed
-
-
-def test_the_command_says_why_it_measures_nothing(checkpoint, pictures, mini_dataset, tmp_path, capsys):
-    command = ["convert", str(checkpoint), "--imgsz", "64", "--images", "2", "-o", str(tmp_path / "out.pt")]
-    assert main([*command, "--data", str(pictures)]) == 0
-    assert "kept: not measured" in (printed := capsys.readouterr().out) and "folder of images" in printed
-    shutil.rmtree(mini_dataset.parent / "akconv-mini" / "labels")
-    assert main([*command, "--data", str(mini_dataset)]) == 0
-    assert "have no labels" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("steps", "message"), [("0", "at least 1"), ("-2", "at least 1")])
-def test_the_command_refuses_steps_that_are_none(steps, message, checkpoint, pictures, tmp_path, capsys):
-    command = ["convert", str(checkpoint), "--data", str(pictures), f"--distill={steps}", "-o", str(tmp_path / "o.pt")]
-    assert main(command) == 1
-    assert message in capsys.readouterr().err and not (tmp_path / "o.pt").exists()

@@ -1,33 +1,19 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The Triton kernels in Triton's interpreter, held to the plain formula; it is slow, so the cases are small and few."""
 
-import contextlib
-import inspect
 import math
 from unittest import mock
 
 import pytest
 import torch
 from conftest import TOLERANCES
-from sample_forms import BORDERS, LAYOUTS, borders, case, needs_triton
+from sample_forms import BORDERS, LAYOUTS, borders, case, needs_triton, passed
 
-from ultralytics_akconv import resample, sampling_points
-from ultralytics_akconv.functional import using_path
-from ultralytics_akconv.functional.kernels import KernelSamples, samples
+from ultralytics_akconv import sampling_points
+from ultralytics_akconv.functional.kernels import samples
 
 pytestmark = needs_triton
 BETWEEN = ((0.5, -0.25), (-1.75, 2.0), (0.1, 0.9), (3.0, 3.0), (-2.5, -2.5))
-
-
-def passed(path, x, offset, points, stride, border, grad=None):
-    """Return the samples and both gradients by one path."""
-    x, offset = x.detach().requires_grad_(), offset.detach().requires_grad_()
-    with using_path(path):
-        out = resample(x, offset, points, stride, border)
-        out.backward(torch.ones_like(out) if grad is None else grad)
-    assert out.dtype == x.dtype and x.grad.dtype == x.dtype and offset.grad.dtype == offset.dtype
-    assert (out.shape, x.grad.shape, offset.grad.shape) == (out.shape, x.shape, offset.shape)
-    return out.detach(), x.grad, offset.grad
 
 
 def compare(x, offset, points, stride, border):
@@ -138,168 +124,3 @@ def test_a_sample_of_nothing_belongs_to_no_cell():
         assert (cells < 2 * 4 * 5).all() == (border != "zeros") and (cells >= 0).all()
         assert torch.equal(cells == 2 * 4 * 5, (weights == 0).all(0))
         assert (cells[: len(cells) // 2] == (40 if border == "zeros" else 19)).all()
-
-
-@pytest.mark.parametrize("needed", [(True, False), (False, True)], ids=str)
-def test_a_gradient_is_made_for_what_needs_one_alone(needed):
-    x, offset = case((2, 3, 5, 4), stride=2)
-    both = passed("kernels", x, offset, sampling_points(5), 2, "paper")[1:]
-    tensors = [tensor.clone().requires_grad_(need) for tensor, need in zip((x, offset), needed)]
-    with using_path("kernels"), mock.patch.object(samples, "_launch", wraps=samples._launch) as launch:
-        resample(*tensors, sampling_points(5), 2).sum().backward()
-    assert len(launch.call_args_list) == (3 if needed[0] else 2)  # the pixels have a program of their own
-    for tensor, need, wanted in zip(tensors, needed, both):
-        assert torch.equal(tensor.grad, wanted) if need else tensor.grad is None
-
-
-def guarded(shape, dtype, value=math.nan):
-    """Return memory for a tensor amid more of it, and that more."""
-    count = torch.Size(shape).numel()
-    whole = torch.full((count + 512,), value if dtype.is_floating_point else -77, dtype=dtype)
-    inner = whole[256 : 256 + count]
-    return inner.view(shape), (whole, inner)
-
-
-def test_nothing_beside_the_tensors_is_read_or_written():
-    bands = []
-
-    def memory(shape, dtype, device):
-        tensor, band = guarded(shape, dtype)
-        bands.append(band)
-        return tensor
-
-    for border, layout in (("paper", (0, 1, 2, 3)), ("zeros", (0, 2, 3, 1))):
-        x, offset = case((2, 20, 5, 4), stride=2, spread=6, dtype=torch.float32)
-        inputs = []
-        for tensor in (x, offset, torch.randn(2, 20, 15, 2)):
-            inner, band = guarded([tensor.shape[axis] for axis in layout], tensor.dtype)
-            inner = inner.permute([layout.index(axis) for axis in range(4)]).copy_(tensor)
-            bands.append(band)
-            inputs.append(inner)
-        expected = passed("kernels", x, offset, sampling_points(5), 2, border, inputs[2])
-        with mock.patch.object(samples, "_empty", memory):
-            found = passed("kernels", *inputs[:2], sampling_points(5), 2, border, inputs[2])
-        assert all(map(torch.equal, found, expected))
-    assert len(bands) == 2 * (3 + 4)  # samples, cells, weights, pixels
-    for whole, inner in bands:
-        band = torch.cat((whole[:256], whole[256 + inner.numel() :]))
-        assert (band.isnan() if band.is_floating_point() else band == -77).all()
-        assert not inner.isnan().any() if inner.is_floating_point() else (inner != -77).all()
-
-
-def test_an_empty_batch_launches_nothing():
-    x, offset = (tensor.requires_grad_() for tensor in case((0, 3, 5, 7), stride=2))
-    with mock.patch.object(samples, "_launch") as launch:
-        out = KernelSamples.apply(x, offset, sampling_points(5), 2, "paper")
-        out.sum().backward()
-    assert out.shape == (0, 3, 15, 4) and x.grad.shape == x.shape and offset.grad.shape == offset.shape
-    launch.assert_not_called()
-
-
-def test_images_beyond_the_limit_of_a_grid_axis_lie_on_the_first_axis():
-    x, offset = torch.empty(1).expand(70_000, 1, 1, 1), torch.empty(1).expand(70_000, 2, 1, 1)
-    with mock.patch.object(samples, "_launch") as launch:
-        KernelSamples.apply(x.requires_grad_(), offset, ((0.0, 0.0),), 1, "paper").sum().backward()
-    assert [call.args[1] for call in launch.call_args_list] == [(70_000,), (70_000,), (70_000, 1)]
-
-
-def test_every_program_is_launched_on_the_device_of_the_input():
-    """With two GPUs, Triton launches on the current one, wherever the tensors are."""
-    inside, seen = [], []
-
-    @contextlib.contextmanager
-    def device_of(tensor):
-        inside.append(tensor)
-        yield
-        inside.pop()
-
-    x, offset = (tensor.requires_grad_() for tensor in case((1, 3, 3, 4), stride=2))
-    from ultralytics_akconv.functional.kernels import programs
-
-    recorded = {}
-    for name in ("sample_program", "sample_gradient_program", "pixel_gradient_program"):
-        program = getattr(programs, name)
-
-        def launch(grid, program=program):
-            seen.append(inside[-1])
-            return program[grid]
-
-        recorded[name] = mock.MagicMock(__getitem__=lambda _, grid, launch=launch: launch(grid))
-    with mock.patch.object(torch.cuda, "device_of", device_of), mock.patch.multiple(programs, **recorded):
-        passed("kernels", x, offset, sampling_points(5), 2, "paper")
-    assert len(seen) == 3 and all(tensor.shape == x.shape for tensor in seen)
-
-
-def test_tensors_of_a_cpu_are_refused_where_nothing_interprets():
-    from ultralytics_akconv.functional.kernels import programs
-
-    x, offset = case()
-    allowed = r"run on CUDA tensors, or on a CPU where TRITON_INTERPRET=1 .* got a tensor on cpu"
-    with mock.patch.object(programs, "INTERPRETED", False), using_path("kernels"):  # noqa: SIM117
-        with pytest.raises(RuntimeError, match=allowed):
-            resample(x, offset, sampling_points(5))
-
-
-def test_the_operators_say_what_they_make_without_memory():
-    points = [number for point in sampling_points(5) for number in point]
-    x = torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last)
-    offset, grad = torch.randn(2, 10, 3, 4), torch.randn(2, 3, 15, 4).to(memory_format=torch.channels_last)
-    order, starts = torch.arange(120), torch.arange(71, dtype=torch.int32)
-    operators = torch.ops.ultralytics_akconv
-
-    def results(*tensors):
-        x, offset, grad, order, starts = tensors
-        yield operators.sample(x, offset, points, 2, "paper")
-        for asked in ((True, True), (True, False), (False, True)):
-            made = operators.sample_gradient(grad, x, offset, points, 2, "paper", *asked)
-            yield from made
-        yield operators.pixel_gradient(grad, torch.ones(4, 120), order, starts.clamp(max=120), x)
-
-    real = list(results(x, offset, grad, order, starts))
-    meta = list(results(*(tensor.to("meta") for tensor in (x, offset, grad, order, starts))))
-    for ours, other in zip(real, meta):
-        assert (ours.shape, ours.dtype, ours.stride()) == (other.shape, other.dtype, other.stride())
-
-
-def test_deterministic_algorithms_do_not_fill_what_the_programs_write_and_fill_the_rest():
-    x, offset = case((1, 3, 3, 4), stride=2)
-    expected = passed("kernels", x, offset, sampling_points(5), 2, "paper")
-    made, empty = [], torch.empty
-    if not hasattr(torch.utils, "deterministic"):
-        pytest.skip(f"torch {torch.__version__} fills no new memory")
-
-    def noted(*arguments, **options):
-        made.append(torch.utils.deterministic.fill_uninitialized_memory)
-        return empty(*arguments, **options)
-
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with mock.patch.object(torch, "empty", noted):
-            found = passed("kernels", x, offset, sampling_points(5), 2, "paper")
-        assert made == [False] * 4 and torch.utils.deterministic.fill_uninitialized_memory is True
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert all(map(torch.equal, found, expected))
-
-
-def test_the_operators_stay_where_the_module_is_imported_anew(fresh):
-    code = """
-import importlib, sys, torch
-from ultralytics_akconv.functional.kernels import samples
-importlib.reload(samples)
-for name in [name for name in sys.modules if name.startswith("ultralytics_akconv")]:
-    del sys.modules[name]
-del samples
-from ultralytics_akconv.functional import resample, using_path
-with using_path("kernels"):
-    assert resample(torch.ones(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), ((0.0, 0.0),), border="clamp").eq(1).all()
-assert "triton" in sys.modules
-"""
-    process = fresh(code, TRITON_INTERPRET="1")
-    assert process.returncode == 0, process.stderr
-
-
-def test_the_programs_have_no_atomic_operation_whose_order_would_differ_from_run_to_run():
-    from ultralytics_akconv.functional.kernels import programs
-
-    assert "atomic" not in inspect.getsource(programs)

@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 from conftest import ROOT, copy_mini_dataset
-from test_startup import printed
+from interpreters import printed
 
 from ultralytics_akconv import cli, configs, graft
 from ultralytics_akconv.benchmark import timing

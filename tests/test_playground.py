@@ -124,8 +124,9 @@ def test_shapes_of_the_page_are_those_of_the_package():
     ],
 )
 def test_the_row_to_copy_builds_the_layer_that_is_seen(address):
-    body = "const s = page.parseState(input); return [page.yamlRow(s), page.samplingPoints(s.n, s.shape, s.origin), s]"
-    [[row, points, state]] = run_script("akconv.js", body, [address])
+    body = "const s = page.parseState(input); return [page.yamlRow(s), s]"
+    [[row, state]] = run_script("akconv-state.js", body, [address])
+    [points] = run_script("akconv.js", "return page.samplingPoints(input.n, input.shape, input.origin)", [state])
     [parsed] = yaml.safe_load(row)
     parsed[0] = -1
     model = {"nc": 1, "backbone": [parsed], "head": [[[0], 1, "Detect", ["nc"]]]}
@@ -151,7 +152,7 @@ def test_a_state_survives_its_address():
             f"&at={at[0]},{at[1]}&point={rng.randrange(n)}&offsets={offsets}".replace(" ", "")
         )
     body = "const s = page.parseState(input); return [s, page.parseState(page.formatState(s))]"
-    states = run_script("akconv.js", body, addresses)
+    states = run_script("akconv-state.js", body, addresses)
     assert all(first == again for first, again in states)
     assert len({str(first) for first, _ in states}) > 190
 
@@ -186,7 +187,7 @@ def test_a_state_survives_its_address():
     ],
 )
 def test_nonsense_in_an_address_is_answered_with_what_is_allowed(address, message):
-    [answer] = run_script("akconv.js", STATE, [address])
+    [answer] = run_script("akconv-state.js", STATE, [address])
     assert isinstance(answer, str)
     assert answer.startswith(message)
 
@@ -199,5 +200,5 @@ def test_links_of_the_manual_into_the_playground_show_what_they_say():
         for state in re.findall(r'href="[^"#]*(#[^"]+=[^"]+)"', page.read_text("utf-8"))
     }
     assert {name for name, _ in links} >= {"operator.md", "playground.md"}
-    answers = run_script("akconv.js", STATE, [state for _, state in sorted(links)])
+    answers = run_script("akconv-state.js", STATE, [state for _, state in sorted(links)])
     assert {link: answer for link, answer in zip(sorted(links), answers) if isinstance(answer, str)} == {}

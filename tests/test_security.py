@@ -8,7 +8,6 @@ what is not: `docs/security.md`.
 import ast
 import os
 import pickle
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 import ultralytics
 import yaml
 from conftest import ROOT, built, yolov8_dict
+from hostile import in_little_memory, linux
 from test_architecture import SCRIPTS, SOURCES
 from ultralytics import YOLO
 
@@ -23,24 +23,6 @@ from ultralytics_akconv import AKConv, from_published, graft, sampling_points
 from ultralytics_akconv.cli import main
 from ultralytics_akconv.grafting import names
 from ultralytics_akconv.grafting.names import cached
-
-
-@contextmanager
-def in_little_memory(mebibytes=64):
-    """Let this process take no more than so much memory more than it has: what asks for more fails at once."""
-    import resource  # not at the top: Windows has none
-
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (taken + mebibytes * 2**20, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-
-
-linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to limit the memory")
-
 
 # Rows of a YAML
 

@@ -1,52 +1,16 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Activation in fresh interpreters: whole, switched off, and where something is missing or broken."""
+"""Activation in fresh interpreters: whole, switched off, and with others that look at the host."""
 
 import functools
 import json
 import os
 import re
-import shutil
 import sys
-import sysconfig
-from pathlib import Path
 
 import pytest
 import ultralytics
 from conftest import ROOT, run_clean
-from ultralytics import YOLO
-
-SITE = sysconfig.get_paths()["purelib"]
-HOST = Path(ultralytics.__file__).parents[1]  # where the installed one is not tested, before SITE on every PYTHONPATH
-BUILD = """
-from ultralytics import YOLO
-import ultralytics.nn.tasks as tasks
-print(sum(p.numel() for p in YOLO('{}').model.parameters()))
-"""
-STOCK = BUILD.format("yolov8n.yaml")
-OURS = BUILD.format("yolov8n-akconv.yaml")
-STOCK_BODY, OUR_BODY = 2259536, 2042476  # parameters of the two without the head, which is the host's own in both
-ROW = """
-import ultralytics.nn.tasks as tasks
-model = dict(nc=2, scale='n', backbone=[[-1, 1, '{}', [64, 5, 2]]], head=[[[0], 1, 'Detect', [2]]])
-tasks.DetectionModel(model, verbose=False)
-"""
-
-
-def printed(process):
-    assert process.returncode == 0, process.stderr
-    return process.stdout.splitlines()
-
-
-def with_head(body):
-    """Return the number of parameters of a model whose body has so many parameters: heads differ between releases."""
-    head = YOLO("yolov8n.yaml").model.model[-1]
-    return body + sum(parameter.numel() for parameter in head.parameters())
-
-
-def failure(process):
-    """Return the last line of the traceback of a process that failed, as it must have."""
-    assert process.returncode != 0, process.stdout
-    return process.stderr.strip().splitlines()[-1]
+from interpreters import HOST, OUR_BODY, OURS, SITE, STOCK_BODY, printed, with_head
 
 
 def test_nothing_is_imported_or_printed_at_interpreter_start(fresh):
@@ -182,125 +146,3 @@ def test_the_package_imports_without_a_warning(fresh):
     process = fresh([sys.executable, "-W", "error", "-c", "import ultralytics_akconv"])
     printed(process)  # the host may say that it made its settings file
     assert process.stderr == ""
-
-
-# Something is missing or broken
-
-
-def test_a_missing_host_is_named(fresh):
-    process = fresh("import sys; sys.modules['ultralytics'] = None; import ultralytics_akconv")
-    assert failure(process) == "ImportError: ultralytics-akconv needs ultralytics>=8.3.9: pip install -U ultralytics"
-
-
-def old_host(folder, tasks_source, version="8.3.8"):
-    """Make a tiny package that looks like a host of another release, and return the folder to put on PYTHONPATH."""
-    package = folder / "host/ultralytics"
-    (package / "nn").mkdir(parents=True)
-    (package / "__init__.py").write_text(f"__version__ = '{version}'\n", "utf-8")
-    (package / "nn/__init__.py").write_text("", "utf-8")
-    (package / "nn/tasks.py").write_text(tasks_source, "utf-8")
-    return folder / "host"
-
-
-BARE = "def parse_model(): return 'built'\ndef check_yaml(file): return file\n"
-
-
-@pytest.mark.parametrize("version", ["8.3.8", "8.2.103", "8.0.0"])
-def test_a_host_that_is_too_old_is_named(fresh, tmp_path, version):
-    process = fresh("import ultralytics_akconv", PYTHONPATH=old_host(tmp_path, "", version))
-    assert failure(process) == (
-        f"ImportError: ultralytics-akconv needs ultralytics>=8.3.9, found {version}: pip install -U ultralytics"
-    )
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        BARE,
-        "def parse_model(): return 'built'\n",  # a release without the look-up that the plug-in wraps
-        "def build_model(): return 'built'\n",
-    ],
-    ids=["too old", "without check_yaml", "without parse_model"],
-)
-def test_a_strange_host_works_and_its_use_of_akconv_says_why_not(fresh, tmp_path, source):
-    host = old_host(tmp_path, source)
-    function = re.search(r"def (\w+_model)", source)[1]
-    process = fresh(f"import ultralytics.nn.tasks as t; print(t.{function}())", PYTHONPATH=host)
-    assert (printed(process), process.stderr) == (["built"], "")
-    process = fresh("import ultralytics.nn.tasks as t; t.AKConv(3, 4, 5, 2)", PYTHONPATH=host)
-    reason = "RuntimeError: ultralytics-akconv is installed but could not be loaded: ImportError: .*, found 8.3.8"
-    assert re.match(reason, failure(process))
-
-
-@pytest.mark.slow
-def test_a_broken_plug_in_leaves_the_stock_model_and_explains_itself(fresh, tmp_path):
-    package = tmp_path / "broken/ultralytics_akconv"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise ImportError('the plug-in is broken')\n", "utf-8")
-    process = fresh("print('started')", PYTHONPATH=package.parent)
-    assert (printed(process), process.stderr) == (["started"], "")
-    uses = [*(ROW.format(name) for name in ("AKConv", "LDConv", "C2f_AKConv")), OURS]
-    code = f"{STOCK}\nfor use in {uses!r}:\n try:\n  exec(use)\n except RuntimeError as error:\n  print(error)"
-    reason = "ultralytics-akconv is installed but could not be loaded: ImportError: the plug-in is broken"
-    process = fresh(code, PYTHONPATH=f"{package.parent}{os.pathsep}{HOST}")
-    assert printed(process)[-5:] == [str(with_head(STOCK_BODY)), *[reason] * 4]
-
-
-def site_folder(folder, *, startup=True, package=True, mangle=None):
-    """Install by hand into a folder of its own: the start-up file, and what else is told."""
-    target = folder / "site"
-    target.mkdir()
-    shutil.copy(Path(SITE) / "ultralytics_akconv.pth", target)
-    if startup:
-        shutil.copy(ROOT / "ultralytics_akconv_startup.py", target)
-    if package:
-        shutil.copytree(ROOT / "ultralytics_akconv", target / "ultralytics_akconv")
-    if mangle:
-        mangle(target / "ultralytics_akconv")
-    return target
-
-
-def without_a_module(package):
-    (package / "shapes.py").unlink()
-
-
-def with_a_syntax_error(package):
-    (package / "modules.py").write_text("def broken(:\n", "utf-8")
-
-
-def without_any_file(package):
-    for file in package.rglob("*.py"):
-        file.unlink()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "reason", "tiny"),  # where none of our modules is found, a tiny host without torch tells as much
-    [
-        ({}, None, False),
-        ({"startup": False, "package": False}, "KeyError: 'AKConv'", False),
-        ({"package": False}, "ModuleNotFoundError: No module named 'ultralytics_akconv'", True),
-        ({"mangle": without_a_module}, "No module named 'ultralytics_akconv.shapes'", False),
-        ({"mangle": with_a_syntax_error}, "SyntaxError: invalid syntax", False),
-        ({"mangle": without_any_file}, "cannot import name 'register' from 'ultralytics_akconv'", True),
-    ],
-    ids=["whole", "only the .pth", "no package", "a module is missing", "a module is broken", "empty folders"],
-)
-def test_a_half_removed_plug_in_harms_nobody(fresh, tmp_path, options, reason, tiny):
-    target = site_folder(tmp_path, **options)
-    start = f"import site; site.addsitedir({str(target)!r})\n"  # reads the .pth as an interpreter start does
-
-    host = old_host(tmp_path, BARE, "8.4.0") if tiny else HOST
-    stock, row = ("print(tasks.parse_model())", "tasks.AKConv(3, 4, 5, 2)") if tiny else (STOCK, ROW.format("AKConv"))
-
-    def run(code):
-        return fresh([sys.executable, "-S", "-c", start + code], PYTHONPATH=f"{host}{os.pathsep}{SITE}")
-
-    process = run("print('started')")
-    assert (printed(process), process.stderr) == (["started"], "")
-    process = run(f"import ultralytics.nn.tasks as tasks\n{stock}\n{row}")
-    assert process.stdout.splitlines()[-1] == ("built" if tiny else str(with_head(STOCK_BODY)))
-    if reason:
-        assert reason in failure(process)
-    else:
-        printed(process)

@@ -1,65 +1,12 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // What the page docs/playground.md looks like for a state: the drawing, the words and the controls. playground.js changes
-// the state. See akconv.js for the arithmetic.
+// the state. See playground-page.js for what stands there at first, akconv.js for the arithmetic.
 "use strict";
 
 const AKConvView = (() => {
   const UNIT = 40; // of the drawing, a pixel of the map
   const { MAP, range } = AKConv;
   const map = AKConv.picture();
-
-  const options = (values) => values.map((v) => `<option>${v}</option>`).join("");
-  const PAGE = `
-    <p class="ak-error" role="alert" hidden></p>
-    <div class="ak-columns">
-      <div class="ak-picture">
-        <svg role="group" aria-label="The map, and the points of one output pixel">
-          <g class="ak-cells" tabindex="0" role="application" aria-roledescription="map of pixels"
-             aria-label="Map of ${MAP} by ${MAP} pixels: arrow keys choose one, and the line below says who reads it"></g>
-          <g class="ak-taps" aria-hidden="true"></g>
-          <g class="ak-starts" aria-hidden="true"></g>
-          <g class="ak-points"></g>
-        </svg>
-        <p class="ak-legend" aria-hidden="true">
-          <span><i class="ak-key ak-key-anchor"></i>output pixel</span>
-          <span><i class="ak-key ak-key-start"></i>start</span>
-          <span><i class="ak-key ak-key-point"></i>sample</span>
-          <span><i class="ak-key ak-key-outside"></i>off the map</span>
-        </p>
-        <p class="ak-reads" aria-live="polite"></p>
-      </div>
-      <div class="ak-side">
-        <form class="ak-controls" autocomplete="off">
-          <label>Points N <input name="n" type="number" min="1" max="${AKConv.MOST_POINTS}" step="1"></label>
-          <label>Stride <select name="stride">${options(AKConv.STRIDES)}</select></label>
-          <label>Shape <select name="shape">${options(AKConv.SHAPES)}<option value="own">my own</option></select></label>
-          <label>Origin <select name="origin">${options(AKConv.ORIGINS)}</select></label>
-          <label>Border <select name="border">${options(AKConv.BORDERS)}</select></label>
-          <label>Output row <input name="row" type="number" min="0" step="1"></label>
-          <label>Output column <input name="col" type="number" min="0" step="1"></label>
-          <label class="ak-wide" data-own>My own points, [row, col] <input name="own" type="text" spellcheck="false"></label>
-          <fieldset class="ak-wide"><legend>Dragging moves</legend>
-            <label><input type="radio" name="moves" value="offsets" checked> the offset</label>
-            <label><input type="radio" name="moves" value="shape"> the shape</label>
-          </fieldset>
-          <div class="ak-wide ak-buttons">
-            <button type="button" data-do="zero">Offsets to zero</button>
-            <button type="button" data-do="random">Random offsets</button>
-          </div>
-        </form>
-        <div class="ak-sum" aria-live="polite"></div>
-        <div class="ak-row">
-          <h3 id="ak-row-title">The YAML row</h3>
-          <p class="ak-code"><code class="ak-yaml" aria-labelledby="ak-row-title"></code></p>
-          <button type="button" data-do="copy">Copy the row</button>
-          <button type="button" data-do="link">Copy the link</button>
-          <span class="ak-copied" role="status"></span>
-        </div>
-      </div>
-    </div>
-    <table class="ak-table"><caption>Every point of this output pixel</caption><thead><tr>
-      <th scope="col">point</th><th scope="col">start</th><th scope="col">offset row</th><th scope="col">offset column</th>
-      <th scope="col">position</th><th scope="col">sample</th></tr></thead><tbody></tbody></table>`;
 
   const number = (v, digits = 4) => String(Number(v.toFixed(digits)) + 0).replace("-", "−");
   const place = (p, digits = 2) => `(${number(p[0], digits)}, ${number(p[1], digits)})`;
@@ -85,7 +32,7 @@ const AKConvView = (() => {
   // Return the page's view in an element. `on.choose(k)` is called where point k gets the focus, and `on.type(k, axis,
   // text)` where an offset is typed.
   function create(root, on) {
-    root.innerHTML = PAGE;
+    root.innerHTML = AKConvPage;
     const find = (selector) => root.querySelector(selector);
     const svg = find("svg");
     const form = find("form");
@@ -323,7 +270,7 @@ const AKConvView = (() => {
       drawReads(all);
       drawTable(all);
       drawForm();
-      find(".ak-yaml").textContent = AKConv.yamlRow(state);
+      find(".ak-yaml").textContent = AKConvState.yamlRow(state);
     }
 
     drawCells();

@@ -12,7 +12,7 @@
   const { MAP, range, clamp } = AKConv;
   const { UNIT, anchor, initial, place, samples } = AKConvView;
   const { cells, draw: show, find, form, points, svg } = AKConvView.create(root, { choose, type });
-  let state = AKConv.start();
+  let state = AKConvState.start();
   let pixel = null; // [row, col] whose readers are shown
   let drag = null;
   let keeping = null; // the timer of a change of the address
@@ -21,7 +21,7 @@
 
   function draw() {
     show(state, pixel, drag !== null);
-    root.dataset.state = AKConv.formatState(state);
+    root.dataset.state = AKConvState.formatState(state);
   }
 
   function complain(text) {
@@ -36,7 +36,7 @@
     keep();
   }
 
-  const link = () => location.pathname + location.search + AKConv.formatState(state);
+  const link = () => location.pathname + location.search + AKConvState.formatState(state);
 
   // Put the state into the address, without an entry in the history, and not for every pixel of a drag: browsers refuse
   // more than some hundred changes in half a minute.
@@ -87,9 +87,9 @@
   // Take over a state as if it stood in an address, whose rules are the page's.
   function take(change) {
     try {
-      state = AKConv.parseState(AKConv.formatState({ ...state, ...change }));
+      state = AKConvState.parseState(AKConvState.formatState({ ...state, ...change }));
     } catch (error) {
-      if (!(error instanceof AKConv.StateError)) throw error;
+      if (!(error instanceof AKConvState.StateError)) throw error;
       complain(error.message);
       return draw();
     }
@@ -112,9 +112,9 @@
       take({ shape: value === "own" ? initial(state) : value, ...(value === "own" ? { origin: "corner" } : {}) });
     } else if (name === "own") {
       try {
-        take({ shape: AKConv.ownShape(value, state.n) });
+        take({ shape: AKConvState.ownShape(value, state.n) });
       } catch (error) {
-        if (!(error instanceof AKConv.StateError)) throw error;
+        if (!(error instanceof AKConvState.StateError)) throw error;
         complain(error.message);
       }
     } else if (name === "stride") {
@@ -219,7 +219,7 @@
   root.addEventListener("click", async (event) => {
     const what = event.target.dataset.do;
     if (what !== "copy" && what !== "link") return;
-    const text = what === "copy" ? AKConv.yamlRow(state) : new URL(link(), location.href).href;
+    const text = what === "copy" ? AKConvState.yamlRow(state) : new URL(link(), location.href).href;
     find(".ak-copied").textContent = (await copied(text)) ? "Copied." : `This browser does not copy by itself: ${text}`;
   });
 
@@ -243,11 +243,11 @@
     clearTimeout(keeping);
     keeping = null;
     try {
-      state = AKConv.parseState(location.hash);
+      state = AKConvState.parseState(location.hash);
       complain("");
     } catch (error) {
-      if (!(error instanceof AKConv.StateError)) throw error;
-      state = AKConv.start();
+      if (!(error instanceof AKConvState.StateError)) throw error;
+      state = AKConvState.start();
       complain(`this link cannot be shown, and the page begins anew: ${error.message}`);
     }
     draw();

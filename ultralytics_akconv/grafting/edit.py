@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +151,25 @@ def _edited(text: str, root: yaml.Node, target: dict, rows: dict[int, tuple[str,
     """Return the text with the rows replaced in place; written anew where its style does not allow that."""
     nodes = {key.value: value for key, value in root.value}
     row_nodes = [*nodes["backbone"].value, *nodes["head"].value]
-    edits = []
+    edits = [*_to_front(text, nodes.get("scales"), scale)]
     for index, (module, args) in rows.items():
-        _, _, module_node, args_node = row_nodes[index].value
-        edits += [(module_node, module), (args_node, _flow(args))]
-    for node, new in sorted(edits, key=lambda edit: -edit[0].start_mark.index):  # from the end: marks stay right
-        text = text[: node.start_mark.index] + new + text[node.end_mark.index :]
-    if scale:  # its line goes first
-        text = re.sub(rf"^(scales:.*\n(?:[ \t]*#.*\n)*)((?:.*\n)*?)([ \t]+{scale}:.*\n)", r"\1\3\2", text, flags=re.M)
+        for node, new in zip(row_nodes[index].value[2:], (module, _flow(args))):
+            edits.append((node.start_mark.index, node.end_mark.index, new))
+    for start, end, new in sorted(edits, key=lambda edit: -edit[0]):  # from the end: places stay right
+        text = text[:start] + new + text[end:]
     text = _STALE_COMMENT.sub("", text)
     return text if _same(text, target) else _written(target)
+
+
+def _to_front(text: str, scales: yaml.Node | None, scale: str | None) -> Iterator[tuple[int, int, str]]:
+    """Yield the edits that put the line of a scale before the lines of the others; none where there is no such line."""
+    pairs = scales.value if isinstance(scales, yaml.MappingNode) else []
+    begins = {key.value: text.rfind("\n", 0, key.start_mark.index) + 1 for key, _ in pairs}
+    if scale in begins:
+        begin, first = begins[scale], min(begins.values())
+        line = text[begin:].partition("\n")[0] + "\n"
+        yield begin, begin + len(line), ""
+        yield first, first, line
 
 
 def _same(text: str, target: dict) -> bool:

@@ -182,7 +182,8 @@ def _parse_blocks(host_parse_model: Callable, d: dict, *args: Any, **kwargs: Any
     its own globals gets that. So a copy of the function, whose globals differ in the blocks' names alone, parses a copy
     of the model: nothing that others see changes, in this thread or another. A function that somebody put around the
     parser cannot be copied so: for the time of its call the names stand in the host's own globals, where the host's
-    blocks are still built from rows without a mapping.
+    blocks are still built from rows without a mapping. Should a release look blocks up elsewhere than in its globals,
+    its own would stand in place of X_AKConv, or refuse the mapping: `test_rows.py` fails then.
     """
     rows = {section: [_as_host_row(row) for row in d[section]] for section in ("backbone", "head")}
     used = {_host_block(row) for section in rows for row in d[section]} - {None}
@@ -235,11 +236,15 @@ def located(host_parse_model: Callable) -> Callable:
 
 
 def _failed_row(error: Exception, d: dict) -> str | None:
-    """Return the row of ours at which the parser failed, as text; None if it was not one of ours."""
+    """Return the row of ours at which the parser failed, as text; None if it was not one of ours.
+
+    The parser's own lines fail at such rows too, and their errors name none: only its loop counter `i` tells which it
+    was. Should a release call that otherwise, the host's error comes through as it is, without the row.
+    """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         parsing = (frame.f_globals.get("__name__"), frame.f_code.co_name) == (TASKS, "parse_model")
         if parsing and isinstance(frame.f_locals.get("i"), int):
-            i = frame.f_locals["i"]  # the parser's loop counter: the layer index
+            i = frame.f_locals["i"]  # the index of the layer
             row = (d["backbone"] + d["head"])[i]
             if isinstance(row, (list, tuple)) and len(row) == 4 and row[2] in YAML_NAMES:
                 hint = "" if row[3] and isinstance(row[3][0], int) else " (out_channels must be an int)"
