@@ -51,6 +51,22 @@ def test_an_input_of_whole_numbers_is_refused():
         resample(torch.ones(1, 4, 8, 8, dtype=torch.int64), OFFSET, POINTS, 2)
 
 
+@pytest.mark.parametrize(
+    "call, kind, message",
+    [
+        (lambda: resample([1.0], OFFSET, POINTS, 2), TypeError, "x must be a Tensor, got list"),
+        (lambda: resample(X, None, POINTS, 2), TypeError, "offset must be a Tensor, got NoneType"),
+        (lambda: akconv2d(X, OFFSET, None, POINTS, stride=2), TypeError, "weight must be a Tensor, got NoneType"),
+        (lambda: sampling_positions(5, POINTS), TypeError, "offset must be a Tensor, got int"),
+        # Memory that nobody has written would be read: the path for a CPU asks the input alone where it is.
+        (lambda: resample(X, OFFSET.to("meta"), POINTS, 2), ValueError, "must be on one device, got cpu and meta"),
+    ],
+)
+def test_what_is_no_tensor_or_elsewhere_is_refused_by_name(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
 def test_a_compiled_operator_takes_lists_too():
     points = [list(p) for p in POINTS]
     compiled = torch.compile(lambda x, offset: resample(x, offset, points, 2), backend="eager", fullgraph=True)
