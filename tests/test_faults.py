@@ -58,6 +58,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, step
     assert entries(tmp_path) == before
 
 
+@pytest.mark.parametrize("step", ["os.replace", "pathlib.Path.touch"])
+def test_a_failed_write_names_the_file_that_was_asked_for(tmp_path, step):
+    def refused(written, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(written), None, *map(str, args[:1]))
+
+    with mock.patch(step, refused), pytest.raises(PermissionError) as error:
+        write_whole(tmp_path / "model.yaml", "new\n")
+    assert str(error.value) == f"[Errno {errno.EACCES}] Permission denied: {str(tmp_path / 'model.yaml')!r}"
+    assert entries(tmp_path) == {}
+
+
 def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
     file = tmp_path / "model.yaml"
     file.write_text("old\n", "utf-8")
