@@ -3,8 +3,9 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
-from ultralytics_akconv import akconv2d, resample, sampling_points, sampling_positions
+from ultralytics_akconv import AKConv, akconv2d, resample, sampling_points, sampling_positions
 
 POINTS = sampling_points(5)
 X, OFFSET, WEIGHT = torch.rand(1, 4, 8, 8), torch.rand(1, 10, 4, 4), torch.rand(6, 4, 5, 1)
@@ -71,3 +72,14 @@ def test_a_compiled_operator_takes_lists_too():
     points = [list(p) for p in POINTS]
     compiled = torch.compile(lambda x, offset: resample(x, offset, points, 2), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(X, OFFSET), resample(X, OFFSET, POINTS, 2))
+
+
+@pytest.mark.parametrize("batch", [1, 40])  # in one part, and in several
+def test_forward_mode_differentiation_goes_through_the_layer(batch):
+    layer = AKConv(4, 6, 5).eval()
+    torch.nn.init.normal_(layer.p_conv.weight, std=0.1)
+    x, tangent = torch.rand(2, batch, 4, 32, 32)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, tangent))).tangent
+    _, expected = torch.func.jvp(layer, (x,), (tangent,))
+    torch.testing.assert_close(found, expected)
