@@ -2,12 +2,15 @@
 """What becomes of an attribute that is put a second time: by what stands there by then."""
 
 import importlib.util
+import sys
 from types import ModuleType
 
 import pytest
 
+import ultralytics_akconv_startup
 from ultralytics_akconv.plugin.patches import Patches
 
+STARTUP = "ultralytics_akconv_startup"
 NAME = "ultralytics.fake"  # functions of the host are told by the name of their module
 
 
@@ -58,6 +61,18 @@ def test_where_ours_is_at_work_nothing_is_done(patches, host):
     assert patches.taken() == []
 
 
+def test_a_class_of_somebody_elses_in_the_place_of_ours_gives_way_and_comes_back(patches, host):
+    class Theirs:
+        """Nothing of ours is called by it."""
+
+    patches.put(host, "Layer", lambda before: int)
+    host.Layer = Theirs
+    patches.put(host, "Layer", lambda before: int)
+    assert host.Layer is int and patches.taken() == []
+    patches.undo()
+    assert host.Layer is Theirs
+
+
 def test_the_hosts_own_that_was_set_back_is_replaced_again_and_told_once(patches, host):
     before = host.ask
     patches.put(host, "ask", ours)
@@ -88,6 +103,16 @@ def test_what_was_undone_is_switched_on_again_wherever_it_stands(patches, host):
     assert host.ask is outer and host.ask("a") == ["a", "host", "theirs"]
     patches.put(host, "ask", ours)
     assert host.ask("a").count("ours") == 1 and "theirs" in host.ask("a")
+
+
+def test_the_start_up_module_loaded_anew_finds_its_finder(monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    ultralytics_akconv_startup.install()
+    before = [*sys.meta_path]
+    anew = importlib.util.module_from_spec(importlib.util.find_spec(STARTUP))
+    anew.__spec__.loader.exec_module(anew)
+    anew.install()
+    assert sys.meta_path == before
 
 
 def test_a_function_that_is_not_there_is_refused_and_nothing_is_set(patches, host):
