@@ -56,7 +56,8 @@ def whole_file(file: str | Path) -> Iterator[Path]:
         os.replace(written, file)
     except BaseException as error:
         written.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (written, str(written)):  # which nobody has heard of
+        # The hidden name says nothing to anybody, and of a full disk Python names no file.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, written, str(written)):
             raise type(error)(error.errno, error.strerror, str(file)) from error
         raise
 
