@@ -225,7 +225,7 @@ def test_a_setting_leaves_the_columns_out_and_a_log_that_has_them_whole(tmp_path
         ("epoch,akconv/model.1\n1,0.5,3\n", "line 2 of '.*results.csv' has 3 values, the header 2 columns"),
         ("epoch,akconv/model.1\n1,0.5\n2\n", "line 3 of '.*results.csv' has 1 values, the header 2 columns"),
         ("epoch,akconv/model.1\n1,many\n", "line 2 of '.*results.csv': could not convert string to float: 'many'"),
-        ("", "is no table of a training"),
+        ("", "is no table of a training: it is empty"),
     ],
 )
 def test_a_log_that_is_not_whole_is_refused_by_its_line(text, message, tmp_path):

@@ -66,6 +66,7 @@ def in_folder(tmp_path, monkeypatch):
     "command, message",
     [
         ("graft yolov8n.yaml --shape [[0,0", "argument --shape: invalid shape '[[0,0': write points as in [[0, 0], "),
+        ("graft yolov8n.yaml --shape [print]", "invalid shape '[print]': write points as in [[0, 0], "),
         ("graft yolov8n.yaml --shape [5]", "every point of a shape must be a [row, col] pair, got 5"),
         ("graft yolov8n.yaml --shape [[0,'a']]", "the coordinates of a shape must be numbers"),
         ("graft yolov8n.yaml --where 3,x", "argument --where: invalid value '3,x': write whole numbers as in 3,5,7"),

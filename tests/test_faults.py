@@ -58,6 +58,35 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, step
     assert entries(tmp_path) == before
 
 
+@pytest.mark.parametrize("step", ["os.replace", "pathlib.Path.touch"])
+def test_a_failed_write_names_the_file_that_was_asked_for(tmp_path, step):
+    def refused(written, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(written), None, *map(str, args[:1]))
+
+    with mock.patch(step, refused), pytest.raises(PermissionError) as error:
+        write_whole(tmp_path / "model.yaml", "new\n")
+    assert str(error.value) == f"[Errno {errno.EACCES}] Permission denied: {str(tmp_path / 'model.yaml')!r}"
+    assert entries(tmp_path) == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no limit on the size of files")
+def test_a_checkpoint_that_finds_no_more_room_is_one_line_that_names_it(tmp_path, fresh):
+    code = """
+import resource, signal, sys
+from ultralytics import YOLO
+from ultralytics_akconv import write_checkpoint
+from ultralytics_akconv.cli.arguments import exit_status
+model = YOLO('yolov8n-akconv.yaml')
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+sys.exit(exit_status('akconv', lambda: write_checkpoint(model, 'out.pt')))
+"""
+    process = fresh(code)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == f"akconv: [Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}: 'out.pt'"
+    assert not list(tmp_path.glob("*out.pt*"))
+
+
 def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
     file = tmp_path / "model.yaml"
     file.write_text("old\n", "utf-8")
@@ -86,16 +115,17 @@ def test_graft_into_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path, cap
     assert entries(tmp_path) == {"out.yaml": b"old\n"}
 
 
-@pytest.mark.parametrize("step", ["torch.save", "os.replace"])
+@pytest.mark.parametrize("step", ["pathlib.Path.write_bytes", "os.replace"])
 def test_a_checkpoint_into_a_full_disk_keeps_the_old_file(tmp_path, step):
     file = tmp_path / "converted.pt"
     file.write_bytes(b"old")
 
-    def half_written(content, temporary):
-        temporary.write_bytes(b"half")
+    def half_written(temporary, content):
+        with temporary.open("wb") as stream:
+            stream.write(content[:4])
         raise FULL
 
-    failing = half_written if step == "torch.save" else disk_full
+    failing = disk_full if step == "os.replace" else half_written
     with mock.patch(step, failing), pytest.raises(OSError, match="No space left"):
         write_checkpoint(built(yolov8_dict()), file)
     assert entries(tmp_path) == {"converted.pt": b"old"}

@@ -81,6 +81,8 @@ def test_a_grafted_name_is_written_once_and_mended_if_it_was_damaged():
         ("yolo11-ldconv7x.yaml", "yolo11x-ldconv7.yaml"),
         ("yolo11-akconvx.yml", "yolo11x-akconv.yml"),
         ("yolo11s-akconv7x.yaml", "yolo11s-akconv7.yaml"),  # two letters: the first is the scale
+        ("yolov8ns-akconv.yaml", "yolov8n-akconv.yaml"),  # would be found without its first letter, as scale n
+        ("yolo11sx-seg-ldconv7.yaml", "yolo11s-seg-ldconv7.yaml"),
         ("yolov8-seg-akconv5m.yaml", "yolov8m-seg-akconv5.yaml"),
         ("yolov8-p6x-akconv7.yaml", "yolov8x-p6-akconv7.yaml"),
         ("yolov9t-akconv5s.yaml", "yolov9t-akconv5.yaml"),

@@ -3,8 +3,9 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
-from ultralytics_akconv import akconv2d, resample, sampling_points, sampling_positions
+from ultralytics_akconv import AKConv, akconv2d, resample, sampling_points, sampling_positions
 
 POINTS = sampling_points(5)
 X, OFFSET, WEIGHT = torch.rand(1, 4, 8, 8), torch.rand(1, 10, 4, 4), torch.rand(6, 4, 5, 1)
@@ -51,7 +52,34 @@ def test_an_input_of_whole_numbers_is_refused():
         resample(torch.ones(1, 4, 8, 8, dtype=torch.int64), OFFSET, POINTS, 2)
 
 
+@pytest.mark.parametrize(
+    "call, kind, message",
+    [
+        (lambda: resample([1.0], OFFSET, POINTS, 2), TypeError, "x must be a Tensor, got list"),
+        (lambda: resample(X, None, POINTS, 2), TypeError, "offset must be a Tensor, got NoneType"),
+        (lambda: akconv2d(X, OFFSET, None, POINTS, stride=2), TypeError, "weight must be a Tensor, got NoneType"),
+        (lambda: sampling_positions(5, POINTS), TypeError, "offset must be a Tensor, got int"),
+        # Memory that nobody has written would be read: the path for a CPU asks the input alone where it is.
+        (lambda: resample(X, OFFSET.to("meta"), POINTS, 2), ValueError, "must be on one device, got cpu and meta"),
+    ],
+)
+def test_what_is_no_tensor_or_elsewhere_is_refused_by_name(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
 def test_a_compiled_operator_takes_lists_too():
     points = [list(p) for p in POINTS]
     compiled = torch.compile(lambda x, offset: resample(x, offset, points, 2), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(X, OFFSET), resample(X, OFFSET, POINTS, 2))
+
+
+@pytest.mark.parametrize("batch", [1, 40])  # in one part, and in several
+def test_forward_mode_differentiation_goes_through_the_layer(batch):
+    layer = AKConv(4, 6, 5).eval()
+    torch.nn.init.normal_(layer.p_conv.weight, std=0.1)
+    x, tangent = torch.rand(2, batch, 4, 32, 32)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, tangent))).tangent
+    _, expected = torch.func.jvp(layer, (x,), (tangent,))
+    torch.testing.assert_close(found, expected)

@@ -46,6 +46,14 @@ def test_a_plan_refuses_what_cannot_work_before_the_work(tmp_path):
         plan_of("a.yaml", num_param=(3, 3))
     with pytest.raises(ValueError, match="circle"):
         plan_of("a.yaml", shapes=("circle",))
+    with pytest.raises(ValueError, match="a seed must be at least 0, got -1"):
+        plan_of("a.yaml", seeds=(0, -1))
+    for settings in ({"arguments": {"save": False}}, {"arms": ({"num_param": 3, "save": False},)}):
+        with pytest.raises(ValueError, match="the best epoch of each training, and save=False keeps none"):
+            plan_of("a.yaml", **settings)
+    for word in ("num_param=x", "num_param=", "where=3,a", "num_param=2.5"):
+        with pytest.raises(ValueError, match=f"'{word}' of an arm: write whole numbers as in num_param=5"):
+            read_arm(word)
     with pytest.raises(ValueError, match="a sweep sets these itself: seed"):
         plan_of("a.yaml", arms=({"num_param": 3, "seed": 1},))
     with pytest.raises(ValueError, match=r"where of an arm needs a number of points \(num_param\)"):

@@ -160,7 +160,7 @@ class _Gathered:
         self.histogram = torch.zeros(_BINS, dtype=torch.float64)
 
     def __call__(self, module: AKConv, args: tuple[Tensor]) -> None:
-        offset = module.offsets(args[0]).double()  # (B, 2N, h, w)
+        offset = module.offsets(args[0]).cpu().double()  # (B, 2N, h, w), in this order: Apple's GPU has no float64
         rows, cols = sampling_positions(offset, module.points, module.stride).chunk(2, 1)  # (B, N, h, w)
         height, width = args[0].shape[2:]
         down, right = offset.chunk(2, 1)

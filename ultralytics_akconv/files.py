@@ -49,13 +49,16 @@ def whole_file(file: str | Path) -> Iterator[Path]:
     """
     file = check_folder(file)
     written = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    written.touch(exist_ok=False)  # with the rights of a new file
     try:
+        written.touch(exist_ok=False)  # with the rights of a new file
         yield written
         written.chmod((file if file.exists() else written).stat().st_mode & 0o777)
         os.replace(written, file)
-    except BaseException:
-        written.unlink()
+    except BaseException as error:
+        written.unlink(missing_ok=True)
+        # The hidden name says nothing to anybody, and of a full disk Python names no file.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, written, str(written)):
+            raise type(error)(error.errno, error.strerror, str(file)) from error
         raise
 
 

@@ -49,10 +49,11 @@ def shape(text: str) -> str | list:
         return text
     try:
         points = ast.literal_eval(text.strip())
-        sampling_points(len(points), points)
-    except (MemoryError, RecursionError, SyntaxError) as error:
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:  # or more than numbers and lists
         example = "write points as in [[0, 0], [0, 1], [1, 0]]"
         raise argparse.ArgumentTypeError(f"invalid shape {text!r}: {example}") from error
+    try:
+        sampling_points(len(points), points)
     except (TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"invalid shape {text!r}: {error}") from error
     return points

@@ -61,8 +61,8 @@ class _Moments:
         samples = resample(x, akconv.offsets(x), akconv.points, akconv.stride, akconv.border)  # (B, C1, h*N, w)
         samples = rearrange(samples, "b c (h n) w -> (b h w) (c n)", n=akconv.num_param)
         target = rearrange(target, "b c h w -> (b h w) c")
-        rows = torch.cat((samples, target, target.new_ones(len(target), 1)), 1).double()  # (B*h*w, D + C2 + 1)
-        self.sums += (rows.T @ rows).cpu()
+        rows = torch.cat((samples, target, target.new_ones(len(target), 1)), 1).cpu().double()  # (B*h*w, D + C2 + 1)
+        self.sums += rows.T @ rows
 
     def solve(self, prior: Prior) -> tuple[Tensor, Tensor, float, float]:
         """Return the weights (C2, C1, N), the shift of the output's mean (C2), and the error before and after."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ import ultralytics
 from torch import nn
 from ultralytics.nn import tasks
 
-from ultralytics_akconv.files import check_folder, whole_file
+from ultralytics_akconv.files import check_folder, write_whole
 
 # Modules that round numbers, watch them for that, or hold rounded ones: of ModelOpt, which the host uses, and of torch.
 _QUANTIZERS = ("FakeQuantize", "FusedMovingAvgObsFakeQuantize", "TensorQuantizer")
@@ -142,8 +143,9 @@ def write_checkpoint(model: Any, file: str | Path, source: Any = None) -> Path:
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    with whole_file(path) as written:
-        torch.save(content, written)
+    buffer = io.BytesIO()  # into a full disk torch would say that a position was not expected
+    torch.save(content, buffer)
+    write_whole(path, buffer.getvalue())
     return path
 
 

@@ -31,7 +31,7 @@ class Uncorrelated(nn.Module):
 
     def __init__(self, moments: Tensor, scale: Tensor) -> None:
         super().__init__()
-        moments = moments.double().cpu()
+        moments = moments.cpu().double()  # in this order: Apple's GPU has no float64
         one = torch.eye(len(moments), dtype=torch.float64)
         ridge = _FLOOR * moments.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
         factor = torch.linalg.cholesky(moments + ridge * one)
@@ -76,9 +76,9 @@ class Moments:
         Few images of deep, small maps have fewer rows than inputs: in the directions that they did not show, any step
         would be far too large. The simpler one has uncorrelated channels, each with the same correlation of the points.
         """
-        mean = self.mean.double().cpu() / self.count
-        cov = self.sums.double().cpu() / self.count - torch.outer(mean, mean)
-        mean += self.centre.double().cpu()
+        mean = self.mean.cpu().double() / self.count
+        cov = self.sums.cpu().double() / self.count - torch.outer(mean, mean)
+        mean += self.centre.cpu().double()
         channels = len(cov) // self.points
         blocks = cov.view(channels, self.points, channels, self.points).diagonal(dim1=0, dim2=2)  # (points, points, C1)
         power = blocks.diagonal().clamp(min=0).mean(1)  # (C1); less than 0 by rounding alone

@@ -15,6 +15,7 @@ from ultralytics.data.converter import coco80_to_coco91_class, convert_coco
 from ultralytics_akconv.datasets.shared import copy_files, splits_of
 
 _BESIDE = "_annotations.coco.json"  # as Roboflow calls the file in the folder of a split
+_FAR = 1e9  # pixels
 
 
 def read_instances(file: Path) -> dict[str, Any]:
@@ -52,8 +53,8 @@ def json_files(folder: Path) -> dict[str, Path]:
 def convert_json(source: Path, staging: Path) -> dict[str, Any]:
     """Convert the instances files; images are looked for in <split>, images/<split>, images and beside.
 
-    Category ids may begin anywhere and have gaps: in their order they become the classes 0, 1, ... One that only names
-    a group of others, as Roboflow writes it, becomes none.
+    Category ids may begin anywhere, have gaps and differ from file to file: in the order of the first file the names
+    become the classes 0, 1, ... One that only names a group of others, as Roboflow writes it, becomes none.
 
     Returns:
         The content of a data YAML.
@@ -64,11 +65,13 @@ def convert_json(source: Path, staging: Path) -> dict[str, Any]:
     groups = set.intersection(*(group_categories(content) for content in contents.values()))
     for split, content in contents.items():
         contents[split] = {**content, "categories": [c for c in content["categories"] if c["id"] not in groups]}
-    names = _common_categories(files, contents)
-    numbers = {category: number for number, category in enumerate(names, start=1)}
-    original = list(names) == coco80_to_coco91_class()
+    categories = _common_categories(files, contents)
+    first = next(iter(categories.values()))
+    classes = {name: number for number, name in enumerate(first.values(), start=1)}
+    numbers = {split: {category: classes[name] for category, name in c.items()} for split, c in categories.items()}
+    original = list(first) == coco80_to_coco91_class() and all(c == first for c in categories.values())
     images = {split: _image_names(files[split], content) for split, content in contents.items()}
-    fit = original or list(names) == list(numbers.values())
+    fit = original or all(category == number for n in numbers.values() for category, number in n.items())
     as_they_are = fit and all(name == new and "/" not in new for r in images.values() for name, new in r.items())
     written = images if as_they_are else {split: _flat(renamed) for split, renamed in images.items()}
     annotations = staging.parent / "annotations"
@@ -77,7 +80,8 @@ def convert_json(source: Path, staging: Path) -> dict[str, Any]:
         if as_they_are and not groups:
             shutil.copy2(file, annotations / f"instances_{split}.json")
         else:
-            _write(annotations / f"instances_{split}.json", _renumbered(contents[split], numbers, written[split]))
+            renumbered = _renumbered(contents[split], numbers[split], written[split])
+            _write(annotations / f"instances_{split}.json", renumbered)
     convert_coco(str(annotations), str(staging), cls91to80=original and as_they_are and not groups)
     if not as_they_are:
         for split, renamed in images.items():
@@ -91,7 +95,7 @@ def convert_json(source: Path, staging: Path) -> dict[str, Any]:
             _write(kept, contents[split])
         else:
             shutil.copy2(file, kept)
-    return {**splits, "names": dict(enumerate(names.values()))}
+    return {**splits, "names": dict(enumerate(classes))}
 
 
 def _flat(images: dict[str, str]) -> dict[str, str]:
@@ -121,7 +125,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 
 def group_categories(content: dict[str, Any]) -> set[int]:
     """Return the ids of the categories that only name a group of others: none above them, and no boxes."""
-    above = {category.get("supercategory") for category in content["categories"]}
+    above = [category.get("supercategory") for category in content["categories"]]
     used = {row["category_id"] for row in content["annotations"]}
     return {
         row["id"]
@@ -130,16 +134,28 @@ def group_categories(content: dict[str, Any]) -> set[int]:
     }
 
 
-def _common_categories(files: dict[str, Path], contents: dict[str, Any]) -> dict[int, str]:
-    """Return the names of the categories by their ids, sorted, which all files must have alike."""
-    found = {split: {c["id"]: c["name"] for c in content["categories"]} for split, content in contents.items()}
+def _common_categories(files: dict[str, Path], contents: dict[str, Any]) -> dict[str, dict[int, str]]:
+    """Return the names of the categories by their ids, sorted, of each file; all files must have the same names.
+
+    Raises:
+        ValueError: If they have not, or a name would make a class beside another by blanks or capitals alone.
+    """
+    found = {split: dict(sorted((c["id"], c["name"]) for c in d["categories"])) for split, d in contents.items()}
     first, *others = found
     for split in others:
-        different = sorted(found[first].items() ^ found[split].items())
-        if different:
+        if sorted(found[first].values()) != sorted(found[split].values()):
+            different = sorted(found[first].items() ^ found[split].items())
             listed = ", ".join(f"{number} {name!r}" for number, name in different)
             raise ValueError(f"{files[first]} and {files[split]} have different categories: {listed}")
-    return dict(sorted(found[first].items()))
+    alike = Counter(name.strip().lower() for name in found[first].values())
+    for name in found[first].values():
+        if name != name.strip() or alike[name.strip().lower()] > 1:
+            like = [other for other in found[first].values() if other.strip().lower() == name.strip().lower()]
+            raise ValueError(
+                f"{files[first]} has the categories {', '.join(map(repr, like))}: "
+                f"a name has no blanks around it, and two do not differ in capitals alone"
+            )
+    return found
 
 
 def _image_names(file: Path, content: dict[str, Any]) -> dict[str, str]:
@@ -151,7 +167,7 @@ def _image_names(file: Path, content: dict[str, Any]) -> dict[str, str]:
     names: dict[str, str] = {}
     for image in content["images"]:
         for side in ("width", "height"):
-            if not isinstance(image.get(side), (int, float)) or image[side] < 1:
+            if not _is_number(image.get(side)) or image[side] < 1:
                 raise ValueError(f"{file}: image {image['file_name']!r} has the {side} {image.get(side)!r}")
         parts = [part for part in PurePosixPath(image["file_name"]).parts if part != "images"]
         names[image["file_name"]] = "/".join(parts)
@@ -189,12 +205,14 @@ def _faults(content: Any) -> Iterator[str]:
     if not content["categories"]:
         yield "it has no categories"
     for row in content["annotations"]:
-        if not isinstance(row, dict) or row.get("image_id") not in ids["images"]:
+        if not isinstance(row, dict) or not _is_int(row.get("image_id")) or row["image_id"] not in ids["images"]:
             yield f"an annotation names no image of the file: {row!r:.200}"
-        elif row.get("category_id") not in ids["categories"]:
+        elif not _is_int(row.get("category_id")) or row["category_id"] not in ids["categories"]:
             yield f"an annotation names no category of the file: {row!r:.200}"
         elif not _is_box(row.get("bbox")):
             yield f"the bbox of an annotation must be four numbers, got {row.get('bbox')!r:.200}"
+        elif row.get("iscrowd") not in (None, 0, 1):  # the host takes all else for a crowd, which it leaves out
+            yield f"iscrowd of an annotation must be 0 or 1, got {row['iscrowd']!r:.200}"
     groups = group_categories(content)  # one may be called as the only class of its group
     names = Counter(row["name"] for row in content["categories"] if row["id"] not in groups)
     for name in (name for name, count in names.items() if count > 1):
@@ -206,6 +224,11 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number that pixels can be counted by: no NaN, and nothing infinite or as good as."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_FAR < value < _FAR
+
+
 def _is_box(value: Any) -> bool:
     """Return whether a value is a list of four numbers."""
-    return isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value)
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))

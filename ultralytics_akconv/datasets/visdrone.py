@@ -25,8 +25,11 @@ def convert_text(source: Path, staging: Path) -> dict[str, Any]:
     data = yaml.safe_load((ROOT / "cfg/datasets/VisDrone.yaml").read_text("utf-8"))
     there = [(split, name) for split, name in zip(("train", "val", "test"), VISDRONE) if (source / name).is_dir()]
     splits = splits_of({split: data[split] for split, _ in there}, source)
-    for _, name in there:
-        for file in sorted((source / name / "annotations").glob("*.txt")):
+    for split, name in there:
+        files = sorted((source / name / "annotations").glob("*.txt"))
+        if not files and split != "test":
+            raise FileNotFoundError(f"'{source / name / 'annotations'}' holds no .txt: nothing could be learnt there")
+        for file in files:
             _check(file, len(data["names"]))
             _check_image(source / name / "images", file)
     for name in VISDRONE:

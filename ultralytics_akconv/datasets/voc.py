@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -78,22 +79,34 @@ def convert_xml(source: Path, staging: Path) -> dict[str, Any]:
 
 
 def _run(data: dict[str, Any], parts: list[_Part], staging: Path) -> None:
-    """Have the host's script convert a copy of a year."""
+    """Have the host's script convert a copy of a year, under numbers for names and in ASCII.
+
+    It opens lists and XML in the encoding of the locale, which on many machines is not UTF-8.
+    """
     run = staging.parent / "year"
+    numbers = {stem: str(number) for number, stem in enumerate(stem for part in parts for stem in part.stems)}
     devkit = run / "images/VOCdevkit"
     for year, split in _SLOTS:  # the script opens all five lists
         main = devkit / f"VOC{year}/ImageSets/Main"
         main.mkdir(parents=True, exist_ok=True)
         stems = next((part.stems for part in parts if year == "2007" and part.split == split), [])
-        (main / f"{split}.txt").write_text("\n".join(stems), "utf-8")
+        (main / f"{split}.txt").write_text("\n".join(numbers[stem] for stem in stems), "utf-8")
+    annotations = devkit / "VOC2007/Annotations"
+    annotations.mkdir()
     for part in parts:
-        copy_files([part.images], [f"{stem}.jpg" for stem in part.stems], devkit / "VOC2007/JPEGImages")
-        copy_files([part.annotations], [f"{stem}.xml" for stem in part.stems], devkit / "VOC2007/Annotations")
+        images = {f"{stem}.jpg": f"{numbers[stem]}.jpg" for stem in part.stems}
+        copy_files([part.images], images, devkit / "VOC2007/JPEGImages")
+        for stem in part.stems:
+            ElementTree.parse(part.annotations / f"{stem}.xml").write(annotations / f"{numbers[stem]}.xml", "us-ascii")
     run_script(data, run)
     for part in parts:
-        for kind in ("images", "labels"):
-            (staging / kind).mkdir(parents=True, exist_ok=True)
-            (run / kind / f"{part.split}2007").rename(staging / kind / f"{part.split}{part.year}")
+        for kind, suffix in (("images", ".jpg"), ("labels", ".txt")):
+            folder = staging / kind / f"{part.split}{part.year}"
+            folder.mkdir(parents=True)
+            for stem in part.stems:
+                number = run / kind / f"{part.split}2007" / f"{numbers[stem]}{suffix}"
+                (folder / stem).parent.mkdir(parents=True, exist_ok=True)
+                number.rename(folder / f"{stem}{suffix}")
     shutil.rmtree(run)
 
 
@@ -165,7 +178,7 @@ def _parts_beside(source: Path) -> list[_Part]:
 def _listed(folder: Path, split: str) -> tuple[list[str], Path]:
     """Return the images of a split by their stems, and the file that lists them."""
     file = folder / f"ImageSets/Main/{split}.txt"
-    lines = read_lines(file) if file.is_file() else []
+    lines = [line.lstrip("\ufeff") for line in read_lines(file)] if file.is_file() else []
     return [_whole(line, file) for line in lines if line], file
 
 
@@ -219,6 +232,8 @@ def _names(file: Path) -> list[str]:
             )
             if not (left <= right and top <= bottom):  # NaN too
                 raise ValueError(f"{file} cannot be read: the box of a {name} ends before it begins")
+            if not all(map(math.isfinite, (left, top, right, bottom))):
+                raise ValueError(f"{file} cannot be read: the box of a {name} does not end")
         names.append(name)
     return names
 

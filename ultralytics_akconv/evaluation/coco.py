@@ -100,7 +100,8 @@ def numbered_stems(files: Iterable[str | Path]) -> dict[str, int]:
         ValueError: If two images have the same stem: the host's predictions name the stem alone.
     """
     stems = [Path(file).stem for file in files]
-    twice = [stem for stem, count in Counter(stems).items() if count > 1]
+    counts = Counter(int(stem) if stem.isdecimal() else stem for stem in stems)  # it takes 007 for 7
+    twice = [str(stem) for stem, count in counts.items() if count > 1]
     if twice:
         raise ValueError(f"images of the same name cannot be told apart in predictions: {', '.join(twice[:5])}")
     return {stem: number for number, stem in enumerate(stems, start=1)}

@@ -65,8 +65,10 @@ def opened(file: str | Path) -> Iterator[Content]:
         CheckpointError: If it is no checkpoint, is damaged or cut off, or its sizes do not agree.
     """
     path = Path(file)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"'{file}' does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"'{file}': it is no file")
     try:
         with path.open("rb") as stream:
             start = stream.read(16)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,13 @@ def _checked_tuples(points: Points) -> Points:
     return check_points(points)
 
 
+def _check_tensors(**tensors: Any) -> None:
+    """Raise a TypeError that names what is no tensor."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+
+
 def _check_offset(offset: Tensor, points: Points) -> None:
     """Raise a ValueError unless the offsets are (B, 2N, h, w) for these points."""
     if offset.ndim != 4 or offset.shape[1] != 2 * len(points):
@@ -94,6 +102,7 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
         ValueError: If one of them is not allowed, or the offset's shape does not fit the points.
     """
     points = _checked(points, stride)
+    _check_tensors(offset=offset)
     _check_offset(offset, points)
     dtype = position_dtype(offset.dtype)
     row, col = torch.tensor(points, dtype=dtype, device=offset.device).T[:, :, None, None]  # (N, 1, 1) each
@@ -136,10 +145,13 @@ def sampler(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border: 
     """
     if border not in BORDERS:
         raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
+    _check_tensors(x=x, offset=offset)
     if x.ndim != 4 or x.shape[0] != offset.shape[0]:
         raise ValueError(f"x must be (B, C, H, W) with the offset's B, got {tuple(x.shape)} and {tuple(offset.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"x must be of floating point, got {x.dtype}")
+    if x.device != offset.device:
+        raise ValueError(f"x and offset must be on one device, got {x.device} and {offset.device}")
     points = _checked(points, stride)
     _check_offset(offset, points)
     return _sampler(x, offset, points, stride, border)
@@ -160,8 +172,8 @@ def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border:
         a NaN offset gives NaN samples for that point and nothing else.
 
     Raises:
-        TypeError: If a point, the stride or the dtype of `x` is of the wrong kind.
-        ValueError: If a shape, a point, the stride or the border is not allowed; the message says what is.
+        TypeError: If an argument or the dtype of `x` is of the wrong kind.
+        ValueError: If a shape, a device, a point, the stride or the border is not allowed; the message says what is.
     """
     return sampler(x, offset, points, stride, border)()
 
@@ -190,8 +202,8 @@ def akconv2d(
         Output (B, C2, h, w).
 
     Raises:
-        TypeError: If a point, the stride or the dtype of `x` is of the wrong kind.
-        ValueError: If a shape, a point, the stride or the border is not allowed.
+        TypeError: If an argument or the dtype of `x` is of the wrong kind.
+        ValueError: If a shape, a device, a point, the stride or the border is not allowed.
 
     Example:
         >>> x, weight = torch.randn(1, 8, 32, 32), torch.randn(16, 8, 5, 1)
@@ -200,6 +212,7 @@ def akconv2d(
     """
     points = _checked(points, stride)
     n = len(points)
+    _check_tensors(weight=weight)
     if weight.ndim != 4 or tuple(weight.shape[2:]) != (n, 1):
         raise ValueError(f"weight must be (C2, C1, {n}, 1) for {n} points, got {tuple(weight.shape)}")
     form = traced_form()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 
 def is_traced() -> bool:
@@ -18,8 +19,11 @@ def is_exported() -> bool:
 
 
 def is_transformed() -> bool:
-    """Return whether a transform of `torch.func` is, which takes neither our autograd function nor our hooks."""
-    return torch._C._are_functorch_transforms_active()
+    """Return whether a transform of `torch.func` or forward-mode differentiation is.
+
+    They take neither our autograd function nor our hooks.
+    """
+    return torch._C._are_functorch_transforms_active() or getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def _compiler_says(state: str) -> bool:

@@ -39,8 +39,8 @@ def check_scale(name: str | Path) -> None:
     The host would build the first scale of `yolov8-akconv7s.yaml`. A file of that name is its owner's affair.
 
     Raises:
-        FileNotFoundError: If there is such a letter, or one that the host does not read for being a capital; the
-            message holds the name as it should be.
+        FileNotFoundError: If there is such a letter, one behind another, or one that the host does not read for being
+            a capital; the message holds the name as it should be.
     """
     name = str(name)
     if not re.search(r"akconv|ldconv", name.lower()) or Path(name).name != name or Path(name).is_file():
@@ -49,6 +49,10 @@ def check_scale(name: str | Path) -> None:
     if read is None and _HOST_SCALE.search(name.lower()):  # found where a file system takes both for one
         raise FileNotFoundError(f"'{name}' does not exist: a model's name is in small letters. Try '{name.lower()}'")
     has_scale = read is not None and read[1] in tuple("nslmx")
+    if has_scale and name[read.end() :].startswith(tuple("nslmx")):  # the host reads the first, and drops it
+        raise FileNotFoundError(
+            f"'{name}' does not exist: it names two scales. Try '{name[: read.end()]}{name[read.end() + 1 :]}'"
+        )
     dropped = _OUR_SCALE.search(name) or (None if has_scale else _SCALE.search(name))
     if dropped:
         rest = name[: dropped.start(2)] + name[dropped.end(2) :]

@@ -59,9 +59,11 @@ def _rows(file: Path) -> list[dict[str, float]]:
     """Return the rows of a results.csv by their columns."""
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            header, *lines = csv.reader(stream)
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:  # an empty file has no header
+            header, *lines = [*csv.reader(stream)] or [None]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"'{file}' is no table of a training: {error}") from error
+    if header is None:
+        raise ValueError(f"'{file}' is no table of a training: it is empty")
     rows = []
     for number, line in enumerate(lines, start=2):
         if len(line) != len(header):

@@ -5,7 +5,7 @@ Every patch of the host is set by `registration`; what is put there lies with wh
 the loading of weights in `conversion`, the exporter's call in `exports`, the callbacks of a training in `callbacks`.
 """
 
+from ultralytics_akconv.plugin.faults import RowError
 from ultralytics_akconv.plugin.registration import register, unregister
-from ultralytics_akconv.plugin.rows import RowError
 
 __all__ = ("RowError", "register", "unregister")

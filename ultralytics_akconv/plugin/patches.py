@@ -68,12 +68,14 @@ class Patches:
         """Set an attribute to what `make` returns for what stands there now; nothing is done where ours is at work."""
         patch = next((patch for patch in self._made if patch.owner is owner and patch.name == name), None)
         if patch is not None:
-            function_is_back = patch.now() is patch.before and inspect.isfunction(patch.before)
+            is_function = inspect.isfunction(patch.before)
+            function_is_back = patch.now() is patch.before and is_function
             same = patch.now() is patch.ours
-            if patch.on and not same and not patch.was_undone():  # somebody's own calls ours
+            undone = not same and patch.was_undone()
+            if patch.on and is_function and not same and not undone:  # somebody's own calls ours; a class does not
                 return
             spec = getattr(owner, "__spec__", None)
-            if patch.on and not same and patch.spec is spec:  # else the module was executed again
+            if patch.on and undone and patch.spec is spec:  # else the module was executed again
                 self._taken.append(f"{owner.__name__}.{name}")
             if same or function_is_back:  # others may have taken it under its name
                 patch.on, patch.spec = True, spec

@@ -13,7 +13,6 @@ import functools
 import inspect
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
@@ -22,15 +21,12 @@ from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv.modules import BLOCKS, AKConv, AKConvBlock
-from ultralytics_akconv_startup import TASKS, YAML_NAMES, later_name
+from ultralytics_akconv.plugin.faults import RowError, row_error
+from ultralytics_akconv_startup import TASKS, later_name
 
 _swapping = threading.RLock()
 
 _WHERE = "num_param goes into a mapping behind the block's own arguments, as in [128, True, {num_param: 5}]"
-
-
-class RowError(ValueError):
-    """A YAML row asks for something AKConv does not have."""
 
 
 def _build(real: type[nn.Module], args: tuple) -> nn.Module:
@@ -41,14 +37,14 @@ def _build(real: type[nn.Module], args: tuple) -> nn.Module:
     """
     options = dict(args[-1]) if args and isinstance(args[-1], dict) else {}
     positional = args[:-1] if options or (args and args[-1] == {}) else args
-    parameters = inspect.signature(real.__init__).parameters
+    parameters = inspect.signature(real.__init__).parameters.items()
+    places = [name for name, p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]  # without self
     if issubclass(real, AKConvBlock):  # its options are those of the AKConv inside, which the block gives a stride
         allowed = [*_keyword_names(AKConv, skip=("in_channels", "out_channels", "stride", "act")), "convs"]
         _check_block(real.__bases__[-1], positional, options)
     else:
         allowed = [*_keyword_names(AKConv, skip=("in_channels", "out_channels"))]
-        most = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values()) - 1  # without self
-        if len(positional) > most:
+        if len(positional) > len(places):
             raise RowError(
                 f"too many arguments {list(positional[2:])} after the output channels: "
                 f"a row is [out_channels, num_param, stride, {{option: value}}], options {', '.join(allowed)}"
@@ -58,10 +54,13 @@ def _build(real: type[nn.Module], args: tuple) -> nn.Module:
     unknown = [name for name in options if name not in allowed]
     if unknown:
         raise RowError(f"unknown option {', '.join(map(repr, unknown))}: allowed are {', '.join(allowed)}")
+    for name, value in zip(places, positional):
+        if name in options:
+            raise RowError(f"{name} is given twice: {value!r} by its place, {options[name]!r} by its name")
     try:
         return real(*positional, **options)
     except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
-        hint = f"; {_WHERE}" if issubclass(real, AKConvBlock) and "num_param" not in options else ""
+        hint = f"; {_WHERE}" if issubclass(real, AKConvBlock) and not options else ""
         raise RowError(f"{error}{hint}") from error
 
 
@@ -226,30 +225,13 @@ def located(host_parse_model: Callable) -> Callable:
         parse = functools.partial(_parse_blocks, host_parse_model) if has_blocks else host_parse_model
         try:
             return parse(d, ch, *args, **kwargs)
-        except (TypeError, ValueError, IndexError) as error:
-            row = _failed_row(error, d)
-            if row is None:
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            named = row_error(error, d, {*stand_ins(), *_block_rows()})
+            if named is None:
                 raise
-            raise RowError(f"{row}: {error}") from error
+            raise named from error
 
     return parse_model
-
-
-def _failed_row(error: Exception, d: dict) -> str | None:
-    """Return the row of ours at which the parser failed, as text; None if it was not one of ours.
-
-    The parser's own lines fail at such rows too, and their errors name none: only its loop counter `i` tells which it
-    was. Should a release call that otherwise, the host's error comes through as it is, without the row.
-    """
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        parsing = (frame.f_globals.get("__name__"), frame.f_code.co_name) == (TASKS, "parse_model")
-        if parsing and isinstance(frame.f_locals.get("i"), int):
-            i = frame.f_locals["i"]  # the index of the layer
-            row = (d["backbone"] + d["head"])[i]
-            if isinstance(row, (list, tuple)) and len(row) == 4 and row[2] in YAML_NAMES:
-                hint = "" if row[3] and isinstance(row[3][0], int) else " (out_channels must be an int)"
-                return f"layer {i} {list(row)} of {d.get('yaml_file', 'the model YAML')}{hint}"
-    return None
 
 
 @functools.lru_cache(maxsize=1)

@@ -93,11 +93,16 @@ def read_arm(text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for word in shlex.split(text):
         key, _, value = word.partition("=")
-        if key == "num_param" and value.isdigit():
-            options[key] = int(value)
-        elif key == "where" and value[:1].isdigit():
-            options[key] = [int(index) for index in value.split(",")]
-        elif key in GRAFTED and value:
+        try:
+            if key == "num_param":
+                options[key] = int(value)
+                continue
+            if key == "where" and value[:1].isdigit():
+                options[key] = [int(index) for index in value.split(",")]
+                continue
+        except ValueError:
+            raise ValueError(f"{word!r} of an arm: write whole numbers as in num_param=5 or where=3,5,7") from None
+        if key in GRAFTED:
             options[key] = value
         else:
             options |= host_arguments([word])

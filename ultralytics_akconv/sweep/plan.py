@@ -49,7 +49,8 @@ class Plan:
             of the host that are the arm's own (pretrained, freeze, ...), by name.
 
     Raises:
-        ValueError: If two cells are the same, there is none, or `arguments` names what the sweep sets itself.
+        ValueError: If two cells are the same, there is none, `arguments` names what the sweep sets itself or leaves no
+            checkpoint, or a seed is negative.
     """
 
     data: str
@@ -66,6 +67,10 @@ class Plan:
         own = sorted(_OWN & {*self.arguments, *(key for options in self.arms for key in options)})
         if own:
             raise ValueError(f"a sweep sets these itself: {', '.join(own)}")
+        if any(seed < 0 for seed in self.seeds):
+            raise ValueError(f"a seed must be at least 0, got {min(self.seeds)}")
+        if not all(cell.arm.settings(self.arguments).get("save", True) for cell in self.cells()):
+            raise ValueError("a sweep evaluates the best epoch of each training, and save=False keeps none")
         names = [cell.name for cell in self.cells()]
         if not names:
             raise ValueError("the sweep has no cell: give models, seeds, and num_param or the baseline")
