@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from conftest import built, learned, yolov8_dict
+from ultralytics.nn import tasks
 
 from ultralytics_akconv import ablation, write_checkpoint
 from ultralytics_akconv.ablation import Ablation, LayerOffsets, ablate_offsets, offset_statistics, with_offsets
@@ -112,6 +113,16 @@ def test_the_three_models_differ_in_their_offsets_alone(network, mini_dataset, t
     assert as_learned["model.3.p_conv.weight"].abs().max() > 0
     assert mean["model.3.p_conv.weight"].abs().max() == rest["model.3.p_conv.weight"].abs().max() == 0
     assert mean["model.3.p_conv.bias"].abs().max() > 0 == rest["model.3.p_conv.bias"].abs().max()
+
+
+def test_images_have_the_channels_that_the_model_reads_in_any_release(mini_dataset, tmp_path, monkeypatch):
+    network = tasks.DetectionModel(yolov8_dict(), ch=1, verbose=False).eval()
+    network.task, network.args = "detect", {"imgsz": 64}
+    network.yaml = {name: value for name, value in network.yaml.items() if name != "channels"} | {"ch": 1}  # as 8.3.9
+    file = write_checkpoint(network, tmp_path / "grey.pt")
+    monkeypatch.setattr(ablation, "evaluate", lambda *_, **__: scores())
+    monkeypatch.setattr(ablation, "check_evaluation", lambda *_: None)
+    assert ablate_offsets(file, mini_dataset, imgsz=64, images=2).images == 2
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "functional": {"shapes"},
     "blocks": set(),
     "modules": {"blocks", "functional", "shapes"},
-    "forks": {"blocks", "conversion", "modules", "shapes"},
+    "forks": {"blocks", "conversion", "host", "modules", "shapes"},
     "grafting": {"configs", "files", "modules", "shapes"},
     "opening": set(),
     "conversion": {"configs", "files", "functional", "grafting", "host", "modules", "opening", "shapes"},

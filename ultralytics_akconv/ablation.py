@@ -24,6 +24,7 @@ from ultralytics_akconv.conversion.checkpoint import read_source, write_checkpoi
 from ultralytics_akconv.conversion.images import CalibrationImages, image_files
 from ultralytics_akconv.evaluation import Evaluation, TaskEvaluation, check_evaluation, evaluate, markdown
 from ultralytics_akconv.functional import sampling_positions
+from ultralytics_akconv.host import input_channels
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.plots.samples import choose_layers
 
@@ -101,7 +102,7 @@ def ablate_offsets(
     network = read_source(model)
     choose_layers(network)  # both before the work
     check_evaluation(network.task, data, split)
-    files, channels = image_files(data, network.task), network.yaml.get("channels", 3)
+    files, channels = image_files(data, network.task), input_channels(network)
     calibration = CalibrationImages(files, images, imgsz, network.task, channels)
     means, layers = offset_statistics(network, calibration)
     evaluations = []

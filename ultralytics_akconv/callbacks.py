@@ -23,6 +23,7 @@ from ultralytics.utils import LOGGER, RANK
 
 from ultralytics_akconv.files import save_figure
 from ultralytics_akconv.functional import sampling_positions
+from ultralytics_akconv.host import input_channels, training_side
 from ultralytics_akconv.modules import AKConv
 
 PICTURE = "akconv_offsets.png"
@@ -133,7 +134,6 @@ def draw_offsets(trainer: Any) -> None:
 
 def _draw_offsets(trainer: Any) -> None:
     """Draw the picture."""
-    from ultralytics_akconv.host import input_channels
     from ultralytics_akconv.plots import plot_field
 
     network = _averaged(trainer)
@@ -141,7 +141,7 @@ def _draw_offsets(trainer: Any) -> None:
         LOGGER.info(f"AKConv: no {PICTURE} for images of {input_channels(network)} channels")
         return
     file = Path(trainer.save_dir) / PICTURE
-    save_figure(plot_field(network, _validation_image(trainer), imgsz=_imgsz(trainer)), file, dpi=150)
+    save_figure(plot_field(network, _validation_image(trainer), imgsz=training_side(trainer)), file, dpi=150)
     trainer.on_plot(file)
 
 
@@ -149,12 +149,6 @@ def _averaged(trainer: Any) -> Any:
     """Return the network whose weights the trainer averages and saves; of a distillation, the one that learns."""
     network = getattr(getattr(trainer, "ema", None), "ema", None)
     return getattr(network, "student_model", network)
-
-
-def _imgsz(trainer: Any) -> int:
-    """Return the image side of a training; the larger of [height, width]."""
-    size = trainer.args.imgsz
-    return size if isinstance(size, int) else max(size)
 
 
 def _validation_image(trainer: Any) -> str:

@@ -20,7 +20,7 @@ from ultralytics_akconv.conversion.expectation import Expectation
 from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, placed, solve_without_data
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
-from ultralytics_akconv.host import built_like, input_channels
+from ultralytics_akconv.host import built_like, input_channels, training_side
 from ultralytics_akconv.modules import AKConv
 
 # Of `graft`, with defaults that make an AKConv read what an ordinary convolution reads.
@@ -247,14 +247,6 @@ def _refined(
         for layer, pair, (prior, fitted) in zip(result.layers, pairs, done.layers)
     ]
     return replace(result, layers=tuple(layers), refined=done)
-
-
-def training_side(source: nn.Module) -> int:
-    """Return the side of the images that a model was trained at, in pixels."""
-    args = getattr(source, "args", {})
-    args = args if isinstance(args, dict) else vars(args)
-    size = args.get("imgsz") or 640
-    return max(size) if isinstance(size, (list, tuple)) else size  # the host also trains at [height, width]
 
 
 def _check_steps(steps: int | None, data: str | Path | None) -> None:

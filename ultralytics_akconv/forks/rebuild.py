@@ -31,6 +31,7 @@ from ultralytics_akconv.forks.records import (
     plain,
 )
 from ultralytics_akconv.forks.rows import LayerReport, translated
+from ultralytics_akconv.host import input_channels
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep tensors
 _CLASSES = {
@@ -190,8 +191,7 @@ def _config(record: Record, model: str | Path | None) -> dict[str, Any]:
     elif not own:
         raise CheckpointError("it holds no model YAML: give the one it was trained from (--model)")
     check_model(config)
-    channels = config.get("channels", config.get("ch", 3))
-    config["channels"] = config["ch"] = channels
+    config["channels"] = config["ch"] = input_channels(config)
     config["yaml_file"] = Path(str(config.get("yaml_file", "model.yaml"))).name
     task, wanted = _task(record, own or config), _task_of(config)
     if task != wanted:

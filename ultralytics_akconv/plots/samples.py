@@ -27,7 +27,7 @@ from ultralytics.nn.tasks import ClassificationModel
 from ultralytics.utils.patches import imread
 
 from ultralytics_akconv.functional import sampling_positions
-from ultralytics_akconv.host import input_channels
+from ultralytics_akconv.host import input_channels, training_side
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.opening import host_model
 
@@ -136,7 +136,7 @@ def image_samples(
     network = copy.deepcopy(network).eval()  # hooks, and what a head remembers of its last input, stay off the caller's
     chosen = choose_layers(network, layers)
     weight = next(iter(chosen.values())).conv.conv.weight
-    size = imgsz or _trained_size(network)
+    size = imgsz or training_side(network)
     tensor, view = _as_input(bgr, size, network)
     inputs: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -190,13 +190,6 @@ def _network(model: Model) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TypeError(f"model must be a file, a YOLO or a network in PyTorch, got {type(network).__name__}")
     return network
-
-
-def _trained_size(network: nn.Module) -> int:
-    """Return the image side a network was trained at."""
-    args = getattr(network, "args", None) or {}
-    size = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
-    return int(size) if isinstance(size, (int, float)) else 640
 
 
 def _read(image: Image) -> np.ndarray:
