@@ -25,8 +25,8 @@ from ultralytics_akconv.conversion.images import CalibrationImages, image_files
 from ultralytics_akconv.evaluation import Evaluation, TaskEvaluation, check_evaluation, evaluate, markdown
 from ultralytics_akconv.functional import sampling_positions
 from ultralytics_akconv.host import input_channels
+from ultralytics_akconv.layers import akconvs, off_map
 from ultralytics_akconv.modules import AKConv
-from ultralytics_akconv.plots.samples import choose_layers
 
 _LONGEST, _BINS = 64.0, 6400  # displacements are counted up to so many map pixels
 
@@ -100,7 +100,8 @@ def ablate_offsets(
         >>> print(ablate_offsets("best.pt", "coco.yaml").table())
     """
     network = read_source(model)
-    choose_layers(network)  # both before the work
+    if not akconvs(network):  # this and the next before the work
+        raise ValueError("the model has no AKConv layer")
     check_evaluation(network.task, data, split)
     files, channels = image_files(data, network.task), input_channels(network)
     calibration = CalibrationImages(files, images, imgsz, network.task, channels)
@@ -138,7 +139,7 @@ def offset_statistics(
         network: The network, in evaluation mode.
         batches: Inputs (B, C, H, W).
     """
-    gathered = {name: _Gathered() for name in choose_layers(network)}
+    gathered = {name: _Gathered() for name in akconvs(network)}
     handles = [network.get_submodule(name).register_forward_pre_hook(hook) for name, hook in gathered.items()]
     try:
         with torch.no_grad():
@@ -163,12 +164,11 @@ class _Gathered:
     def __call__(self, module: AKConv, args: tuple[Tensor]) -> None:
         offset = module.offsets(args[0]).double()  # (B, 2N, h, w)
         rows, cols = sampling_positions(offset, module.points, module.stride).chunk(2, 1)  # (B, N, h, w)
-        height, width = args[0].shape[2:]
         down, right = offset.chunk(2, 1)
         lengths = torch.hypot(down, right)
         self.places += offset.shape[0] * offset.shape[2] * offset.shape[3]
         self.samples += lengths.numel()
-        self.outside += int(((rows < 0) | (rows > height - 1) | (cols < 0) | (cols > width - 1)).sum())
+        self.outside += int(off_map(rows, cols, args[0].shape[2:]).sum())
         self.sum = self.sum + offset.sum((0, 2, 3))
         self.squares += float(offset.square().sum())
         self.lengths += float(lengths.sum())

@@ -11,6 +11,7 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv.host import built_like
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.modules import BLOCKS, AKConv
 from ultralytics_akconv.opening import host_model
 from ultralytics_akconv_startup import later_name
@@ -41,8 +42,7 @@ def model_info(model: str | Path, imgsz: int = 640) -> ModelInfo:
     """
     network = host_model(model, exported=False).model
     plain = built_like(network, plain_model(network.yaml))
-    akconvs = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
-    return ModelInfo(_size(network, imgsz), _size(plain, imgsz), akconvs)
+    return ModelInfo(_size(network, imgsz), _size(plain, imgsz), akconvs(network))
 
 
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:

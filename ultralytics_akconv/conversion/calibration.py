@@ -18,31 +18,14 @@ from torch import Tensor, nn
 from ultralytics_akconv.conversion.closed_form import EXACT, covariance, interpolation
 from ultralytics_akconv.conversion.pairs import Pair, Prior, converted_state
 from ultralytics_akconv.functional import resample
+from ultralytics_akconv.layers import seen_in_pass
 
 _FLOOR = 1e-6  # least variance of a channel, relative to the layer's largest: a dead channel keeps its prior weights
 
 
-class _AllSeenError(Exception):
-    """Ends a forward pass once every wanted module has run."""
-
-
 def capture(model: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return the input and the output of modules in a forward pass, which is cut short after the last of them."""
-    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-    def remember(module: nn.Module, args: tuple, output: Tensor) -> None:
-        seen[module] = (args[0], output)
-        if len(seen) == len(modules):
-            raise _AllSeenError
-
-    handles = [module.register_forward_hook(remember) for module in modules]
-    try:
-        model(images)
-    except _AllSeenError:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    seen = seen_in_pass(model, images, modules, lambda module, x, output: (x, output))
     return [seen[module] for module in modules]
 
 

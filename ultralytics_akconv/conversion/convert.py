@@ -17,10 +17,11 @@ from ultralytics.nn import tasks
 from ultralytics_akconv.conversion.budget import Budget, choose
 from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
 from ultralytics_akconv.conversion.expectation import Expectation
-from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, placed, solve_without_data
+from ultralytics_akconv.conversion.pairs import Pair, converted_state, find_pairs, placed, solve_without_data
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
 from ultralytics_akconv.host import built_like, input_channels, training_side
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.modules import AKConv
 
 # Of `graft`, with defaults that make an AKConv read what an ordinary convolution reads.
@@ -93,7 +94,7 @@ def transfer(
         raise TypeError(f"unknown option {', '.join(unknown)}: allowed are {', '.join(_OPTIONS)}")
     _check_steps(distill, data)
     source = read_source(source)
-    if any(True for _ in akconvs(source)):
+    if akconvs(source):
         raise ValueError("the source model holds AKConv already: nothing is left to transfer")
     if model is not None:
         chosen = [
@@ -145,7 +146,7 @@ def _grafted(source: nn.Module, **options: Any) -> nn.Module:
     # A source that was trained on for other classes keeps the head of the old ones, but for the last convolutions: its
     # YAML does not tell that any more, so what holds no AKConv is the source's own.
     for i, layer in enumerate(source.model):
-        if not any(True for _ in akconvs(model.model[i])):
+        if not akconvs(model.model[i]):
             model.model[i] = deepcopy(layer)
     return model
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv.conversion.closed_form import kernel_gram, place_points, project
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.modules import AKConv
 
 # With the "paper" border a point that lands on the last pixel counts twice. So close before it, it reads the same pixel
@@ -70,16 +70,11 @@ def mismatch(akconv: AKConv, source: nn.Module | None) -> str | None:
     return None
 
 
-def akconvs(model: nn.Module) -> Iterator[tuple[str, AKConv]]:
-    """Yield the name and the module of every AKConv of a model, front to back."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, AKConv))
-
-
 def find_pairs(model: nn.Module, source: nn.Module) -> tuple[list[Pair], dict[str, str]]:
     """Return every AKConv with its Conv, front to back, and for the others the name and the reason."""
     modules = dict(source.named_modules())
     pairs, reasons = [], {}
-    for name, akconv in akconvs(model):
+    for name, akconv in akconvs(model).items():
         reason = mismatch(akconv, modules.get(name))
         if reason is None:
             pairs.append(Pair(name, akconv, modules[name]))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ultralytics_akconv.conversion.pairs import akconvs
 from ultralytics_akconv.host import built_like
+from ultralytics_akconv.layers import akconvs
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep the tensors
 
@@ -35,7 +35,7 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
     tensors = _tensors(state)
     whole = host_model(str(model), exported=False)
     built = whole.model
-    if not any(True for _ in akconvs(built)):
+    if not akconvs(built):
         raise ValueError(f"the model '{model}' holds no AKConv")
     if nc is not None and nc != built.yaml["nc"]:
         args, task = built.args, built.task

@@ -28,6 +28,7 @@ from ultralytics.utils.patches import imread
 
 from ultralytics_akconv.functional import sampling_positions
 from ultralytics_akconv.host import input_channels, training_side
+from ultralytics_akconv.layers import akconvs, off_map
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.opening import host_model
 
@@ -88,8 +89,7 @@ class LayerSamples:
     @property
     def outside(self) -> Tensor:
         """Whether every sample (N, h, w) lies off the map, beyond the centres of its border pixels."""
-        height, width = self.size
-        return (self.rows < 0) | (self.rows > height - 1) | (self.cols < 0) | (self.cols > width - 1)
+        return off_map(self.rows, self.cols, self.size)
 
     def to_image(self, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
         """Return map pixels as image pixels."""
@@ -167,17 +167,17 @@ def choose_layers(network: nn.Module, layers: Layers = None) -> dict[str, AKConv
     Raises:
         ValueError: If there is none, or none by that index or name.
     """
-    akconvs = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
-    if not akconvs:
+    present = akconvs(network)
+    if not present:
         raise ValueError("the model has no AKConv layer")
     if layers is None:
-        return akconvs
+        return present
     chosen = {}
     for layer in [layers] if isinstance(layers, (int, str)) else layers:
         prefix = layer if isinstance(layer, str) and not layer.isdigit() else f"model.{layer}"
-        found = {name: module for name, module in akconvs.items() if f"{name}.".startswith(f"{prefix}.")}
+        found = {name: module for name, module in present.items() if f"{name}.".startswith(f"{prefix}.")}
         if not found:
-            raise ValueError(f"no AKConv in layer {layer!r}: there are {', '.join(akconvs)}")
+            raise ValueError(f"no AKConv in layer {layer!r}: there are {', '.join(present)}")
         chosen.update(found)
     return chosen
 
