@@ -110,9 +110,9 @@ def _failed(device: torch.device, dtype: torch.dtype, reason: str, errors: dict[
         _warned = True
         card = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         warnings.warn(
-            f"AKConv: its GPU kernels are not used on {card}, a slower path is: {reason}. They need a C compiler and "
-            f"Python's headers (Debian, Ubuntu: apt install gcc python3-dev). {SWITCH}=0 in the environment leaves "
-            f"them out without a warning; `akconv check` tells more.",
+            f"AKConv: its GPU kernels are not used for {dtype} on {card}, a slower path is: {reason}. They need a C "
+            f"compiler and Python's headers (Debian, Ubuntu: apt install gcc python3-dev). {SWITCH}=0 in the "
+            f"environment leaves them out without a warning; `akconv check` tells more.",
             RuntimeWarning,
             stacklevel=2,
         )
