@@ -78,6 +78,21 @@ def _check_offset(offset: Tensor, points: Points) -> None:
         raise ValueError(f"offset must be (B, {2 * n}, h, w) for {n} points, got {tuple(offset.shape)}")
 
 
+def _check_sizes(x: Tensor, offset: Tensor, weight: Tensor, stride: int) -> None:
+    """Raise a ValueError unless the sizes of a layer's tensors fit together; what is no map is left to `sampler`."""
+    if x.ndim != 4 or offset.ndim != 4:
+        return
+    if weight.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"weight must be (C2, {x.shape[1]}, N, 1) for the channels of x {tuple(x.shape)}, got {tuple(weight.shape)}"
+        )
+    h, w = ((side - 1) // stride + 1 for side in x.shape[2:])
+    if tuple(offset.shape[2:]) != (h, w):
+        raise ValueError(
+            f"offset must be (B, 2N, {h}, {w}) for x {tuple(x.shape)} and stride {stride}, got {tuple(offset.shape)}"
+        )
+
+
 def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tensor:
     """Return where every sample lies, before anything is clamped to the map.
 
@@ -150,10 +165,12 @@ def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border:
 
     Args:
         x: Input (B, C, H, W), floating point.
-        offset: Displacements (B, 2N, h, w) in input pixels: N row offsets, then N column offsets.
+        offset: Displacements (B, 2N, h, w) in input pixels: N row offsets, then N column offsets. As many output pixels
+            as are wanted: those of an AKConv are `h = floor((H - 1) / stride) + 1` by w, more would begin off the map.
         points: N initial `(row, col)` points, see `shapes.sampling_points`.
         stride: Input pixels from one output pixel to the next.
-        border: "paper", "clamp" or "zeros", see the README.
+        border: What is read beyond the map: "paper" (published: its last pixel counts twice an axis), "clamp" (its last
+            pixel) or "zeros".
 
     Returns:
         Samples (B, C, h*N, w) in the order `(h n)`, in x's dtype and channels_last. Infinite offsets sample the border;
@@ -184,7 +201,7 @@ def akconv2d(
         points: N initial `(row, col)` points, see `shapes.sampling_points`.
         bias: Optional bias (C2).
         stride: Input pixels from one output pixel to the next.
-        border: "paper", "clamp" or "zeros".
+        border: "paper", "clamp" or "zeros", see `resample`.
 
     Returns:
         Output (B, C2, h, w).
@@ -202,6 +219,8 @@ def akconv2d(
     n = len(points)
     if weight.ndim != 4 or tuple(weight.shape[2:]) != (n, 1):
         raise ValueError(f"weight must be (C2, C1, {n}, 1) for {n} points, got {tuple(weight.shape)}")
+    if not is_traced():
+        _check_sizes(x, offset, weight, stride)
     form = traced_form()
     if form is not None:
         return form(x, offset, weight, bias, points, stride, border)
