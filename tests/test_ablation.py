@@ -81,8 +81,9 @@ def test_the_picture_shows_the_three_scores_and_both_parts_of_each_layer():
         "model.3\n0%",
     ]
     assert plot_ablation(result, "mAP").axes[0].patches[0].get_height() == 60.0
-    with pytest.raises(ValueError, match="have no score 'AP99'"):
-        plot_ablation(result, "AP99")
+    for score in ("AP99", "latency"):
+        with pytest.raises(ValueError, match=f"have no score '{score}': they have AP50, .* recall, mAP50, mAP$"):
+            plot_ablation(result, score)
     assert result.table().splitlines()[2].startswith("| as learned | 0.0000 |")
     tasks = [TaskEvaluation({"mAP": 0.9, "mask_mAP": value}, 3, 8.0, 2.0, 8) for value in (0.7, 0.6, 0.2)]
     masks = plot_ablation(Ablation(layers, *tasks, images=3)).axes[0]

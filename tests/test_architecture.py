@@ -2,6 +2,7 @@
 """The house rules that can be read off the files: who imports whom, sizes, versions, public names."""
 
 import ast
+import pydoc
 import re
 import sys
 
@@ -172,6 +173,22 @@ def imported(node):
     if isinstance(node, ast.ImportFrom):
         return {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+
+
+def test_users_read_of_ultralytics_and_not_of_the_host():
+    """In messages and help, and in docstrings that the manual's page of the API renders."""
+    for file in SOURCES:
+        tree = ast.parse(file.read_text("utf-8"))
+        bodies = [node.body[0] for node in ast.walk(tree) if (defines(node) or node is tree) and node.body]
+        docstrings = {id(first.value) for first in bodies if isinstance(first, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                assert not re.search(r"\b([Tt]he|[Tt]his|an?) host\b", node.value), f"{file}:{node.lineno}"
+    for name in re.findall(r"^::: ultralytics_akconv\.(\S+)", (ROOT / "docs/api.md").read_text("utf-8"), re.M):
+        rendered = pydoc.locate(f"ultralytics_akconv.{name}")
+        public = [member for key, member in vars(rendered).items() if not key.startswith("_") and callable(member)]
+        for text in filter(None, [rendered.__doc__, *(member.__doc__ for member in public)]):
+            assert not re.search(r"\bhosts?\b", text), f"{name}: {text}"
 
 
 def test_the_oracle_knows_nothing_of_ours():

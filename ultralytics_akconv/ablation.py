@@ -85,11 +85,11 @@ def ablate_offsets(
 
     Args:
         model: A checkpoint of a model with AKConv.
-        data: A dataset YAML of the host's form.
+        data: A dataset YAML of Ultralytics' form.
         split: What is evaluated: "val", "test" or "train".
         imgsz: Image side in pixels.
         images: Number of training images that the means are taken over.
-        arguments: More arguments of the host's `val` (batch, device, ...).
+        arguments: More arguments of Ultralytics' `val` (batch, device, ...).
 
     Raises:
         FileNotFoundError: If the checkpoint or the dataset does not exist.

@@ -37,7 +37,7 @@ def model_info(model: str | Path, imgsz: int = 640) -> ModelInfo:
     """Build a model and return its size, its AKConv modules, and the size it has without AKConv.
 
     Args:
-        model: A model YAML or a checkpoint: whatever the host's `YOLO(...)` takes.
+        model: A model YAML or a checkpoint: whatever Ultralytics' `YOLO(...)` takes.
         imgsz: Image side in pixels at which GFLOPs are counted.
     """
     network = host_model(model, exported=False).model

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Other ways to compute the same samples, to measure against: by the definition, and with ready-made operators.
+"""Other ways to sample at the same points, to measure against: by the definition, and with ready-made operators.
 
-Each is a function like `functional.resample`, slower or unable to do all that AKConv does, and used here only.
+Within the map they agree; beyond it each has the border of its operator, as its docstring says. Each is a function like
+`functional.resample`, slower or unable to do all that AKConv does, and used here only.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def fit(
         source: The source model in eval mode.
         pairs: The layers, front to back.
         priors: Their data-free solutions.
-        batches: Images (B, 3, H, W) as the model takes them; gone through once a layer.
+        batches: Images (B, C, H, W) as the model takes them; gone through once a layer.
 
     Returns:
         A layer's relative output error on these images before and after, root mean square.

@@ -70,7 +70,7 @@ def transfer(
         imgsz: Side of their square input in pixels; the source's training size by default.
         distill: Steps in which, after the fit, the new layers learn together from the source model on the unlabelled
             images of `data`, a batch of them a step. Every other tensor stays as it is.
-        device: Where they learn, as the host takes it ("cpu", "0"); a GPU if there is one by default.
+        device: Where they learn, as Ultralytics takes it ("cpu", "0"); a GPU if there is one by default.
         seed: Of the choice of these images and their augmentation.
         options: What else `graft` takes: `where`, `shape`, `border`, `origin` and `convs`. Here `border` is "zeros" and
             `origin` "center" by default, as in an ordinary convolution; the initial shape makes no difference to the
@@ -101,7 +101,9 @@ def transfer(
             name for name, value in {"num_param": num_param, "budget": budget, **options}.items() if value is not None
         ]
         if chosen:
-            raise ValueError(f"the model is given: {', '.join(chosen)} would choose another")
+            raise ValueError(
+                f"the model is given: {', '.join(chosen)} would choose another; leave out one or the other"
+            )
         target = _given(model, source)
     else:
         if budget is not None and num_param is not None:

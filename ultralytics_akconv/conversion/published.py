@@ -20,7 +20,7 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
 
     Args:
         state: The state dict of the whole model, or a file of it; it is read without unpickling any code.
-        model: The YAML of the model, as the host finds it.
+        model: The YAML of the model, as Ultralytics finds it.
         nc: Number of classes, if it is not the YAML's.
 
     Returns:
@@ -64,6 +64,10 @@ def _tensors(state: str | Path | dict[str, Any]) -> dict[str, Tensor]:
     for name in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("a state dict must map names to tensors, and this one does not")
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"a state dict must map names to tensors, got {type(state).__name__} {state!r:.20}")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise ValueError(f"a state dict must map names to tensors, this one maps {name!r:.60} to {kind}")
     return dict(state)

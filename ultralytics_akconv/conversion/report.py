@@ -54,7 +54,7 @@ class Transfer:
     refined: Refined | None = None
 
     def save(self, file: str | Path) -> Path:
-        """Write the model as a checkpoint of the host and return its path; see `write_checkpoint`."""
+        """Write the model as a checkpoint of Ultralytics and return its path; see `write_checkpoint`."""
         return write_checkpoint(self.model, file, self.source)
 
     def table(self) -> str:

@@ -67,7 +67,7 @@ class ForkImport:
     proof: Proof | None
 
     def save(self, file: str | Path) -> Path:
-        """Write the model as a checkpoint of the host, float16 where the fork's was; see `write_checkpoint`."""
+        """Write the model as a checkpoint of Ultralytics, float16 where the fork's was; see `write_checkpoint`."""
         return write_checkpoint(self.model, file, self.model)
 
     def table(self) -> str:
@@ -89,7 +89,7 @@ class ForkImport:
 def from_fork(
     file: str | Path, model: str | Path | None = None, nc: int | None = None, check: str | Path | None = None
 ) -> ForkImport:
-    """Return the model of a checkpoint that was trained in a copy of the host with AKConv pasted into it.
+    """Return the model of a checkpoint that was trained in a copy of Ultralytics with AKConv pasted into it.
 
     The file is read without that copy, and nothing in it is called or imported.
 
@@ -101,8 +101,8 @@ def from_fork(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no such checkpoint, or holds what this package or the installed host does not have;
-            the message names every layer of that kind.
+        ValueError: If the file is no such checkpoint, or holds what this package or the installed Ultralytics does not
+            have; the message names every layer of that kind.
 
     Example:
         >>> result = from_fork("best.pt")  # doctest: +SKIP

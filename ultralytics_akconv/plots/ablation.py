@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ultralytics_akconv.ablation import Ablation
 
 _FIRST = ("AP", "mask_mAP", "pose_mAP", "mAP", "top1")  # the score drawn: the first of these that the task has
+_NO_SCORES = ("parameters", "gflops", "latency", "images", "ground_truth")  # what else an evaluation tells
 
 
 def plot_ablation(ablation: Ablation, score: str | None = None, dark: bool = False) -> Figure:
@@ -33,9 +34,10 @@ def plot_ablation(ablation: Ablation, score: str | None = None, dark: bool = Fal
     figures = [evaluation.figures() for evaluation in evaluations.values()]
     if score is None:
         score = next(name for name in _FIRST if figures[0].get(name) is not None)
-    values = [known.get(score) for known in figures]
-    if None in values:
-        raise ValueError(f"the evaluations have no score {score!r}")
+    values = [figure.get(score) for figure in figures]
+    if score in _NO_SCORES or None in values:
+        known = ", ".join(name for name in figures[0] if name not in _NO_SCORES and figures[0][name] is not None)
+        raise ValueError(f"the evaluations have no score {score!r}: they have {known}")
     figure = new_figure(8.5, 3.0, dark)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     style_axes(left, dark, "what is left without the deformation", "offsets", f"{score} (%)")

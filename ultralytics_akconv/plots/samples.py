@@ -120,7 +120,7 @@ def image_samples(
     """Run a model on an image and return where its AKConv layers read it.
 
     Args:
-        model: A checkpoint, a model YAML, the host's `YOLO` or `RTDETR`, or the network itself; it is left as it is.
+        model: A checkpoint, a model YAML, Ultralytics' `YOLO` or `RTDETR`, or the network itself; it is left as it is.
         image: A file, or an array (H, W, 3) as OpenCV reads it (BGR uint8).
         layers: Indices of YAML rows or names of modules, one or several; None for every AKConv.
         imgsz: Side of the network's input in pixels; None for what it was trained at, 640 if that is unknown.

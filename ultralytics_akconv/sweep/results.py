@@ -113,7 +113,7 @@ def table(plan: Plan, states: dict[Cell, dict[str, Any]], done: dict[Cell, dict[
     """Return the summary as Markdown: percent, mean ± standard deviation over the seeds, (difference to plain)."""
     scores = score_names(done)
     header = ("model", "N", "shape", "options", "seeds", "parameters (M)", "GFLOPs", "ms an image", *scores)
-    settings = ", ".join(f"{key} {value}" for key, value in plan.arguments.items()) or "the host's defaults"
+    settings = ", ".join(f"{key} {value}" for key, value in plan.arguments.items()) or "Ultralytics' defaults"
     rows = []
     for row in summary(done):
         plain = row["N"] is None
@@ -122,7 +122,7 @@ def table(plan: Plan, states: dict[Cell, dict[str, Any]], done: dict[Cell, dict[
         rows.append([*cells, *(_score(row[score], plain) for score in scores)])
     lines = [
         f"{Path(plan.data).name}, split {plan.split}; {settings}. Percent, mean ± standard deviation over the seeds; "
-        "in parentheses the difference to the plain model over the same seeds. AP by COCO rules, mAP the host's.\n",
+        "in parentheses the difference to the plain model over the same seeds. AP by COCO rules, mAP Ultralytics'.\n",
         markdown_table(header, rows),
     ]
     lines += _differences_table([row for row in differences(done) if row["score"] in main_scores(done)])
