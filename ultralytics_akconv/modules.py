@@ -19,7 +19,7 @@ from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, resample
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.scaling import check_scale, with_gradient_times
 from ultralytics_akconv.functional.tracing import has_hooks, is_transformed
-from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
+from ultralytics_akconv.shapes import Points, check_int, check_num_param, sampling_points
 
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
 PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
@@ -50,15 +50,6 @@ class OffsetConv2d(nn.Conv2d):
             return super().forward(x)
         weight, bias = (with_gradient_times(parameter, self.lr) for parameter in (self.weight, self.bias))
         return self._conv_forward(x, weight, bias)
-
-
-def _check_positive_int(name: str, value: int) -> int:
-    """Return `value` if it is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
 
 
 class AKConv(nn.Module):
@@ -122,10 +113,10 @@ class AKConv(nn.Module):
             raise TypeError(f"act must be a bool or a module, got {act!r} ({type(act).__name__})")
         if not isinstance(bias, bool):
             raise TypeError(f"bias must be a bool, got {bias!r} ({type(bias).__name__})")
-        self.in_channels = _check_positive_int("in_channels", in_channels)
-        self.out_channels = _check_positive_int("out_channels", out_channels)
+        self.in_channels = check_int("in_channels", in_channels, 1)
+        self.out_channels = check_int("out_channels", out_channels, 1)
         self.num_param = check_num_param(num_param)
-        self.stride = _check_positive_int("stride", stride)
+        self.stride = check_int("stride", stride, 1)
         self.points: Points = sampling_points(num_param, shape, origin)
         self.shape = shape if isinstance(shape, str) else "custom"
         self.border = border

@@ -113,7 +113,7 @@ def evaluate(
         "latency": sum(metrics.speed[part] for part in ("preprocess", "inference", "postprocess")),
         "images": len(done.dataloader.dataset),
     }
-    scores = {_score(key): float(value) for key, value in metrics.results_dict.items() if key != "fitness"}
+    scores = {score_name(key): float(value) for key, value in metrics.results_dict.items() if key != "fitness"}
     if not boxes:
         return TaskEvaluation(scores, **common)
     labels, names = done.dataloader.dataset.labels, done.data["names"]
@@ -143,7 +143,7 @@ def _recording(validator: type, made: list[Any]) -> type:
     return Recording
 
 
-def _score(key: str) -> str:
+def score_name(key: str) -> str:
     """Return our name of one of the host's metrics: metrics/mAP50-95(M) -> mask_mAP, metrics/accuracy_top1 -> top1."""
     name, part = re.fullmatch(r"(?:metrics/)?(.+?)(?:\((.)\))?", key).groups()
     return _PARTS.get(part, "") + name.replace("mAP50-95", "mAP").replace("accuracy_", "")

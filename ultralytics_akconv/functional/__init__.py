@@ -26,10 +26,9 @@ from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.grid_samples import grid_sampler
 from ultralytics_akconv.functional.kernels import KernelSamples
 from ultralytics_akconv.functional.paths import PATHS, sampling_path, using_path
-from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, Base, base_positions, cached_base_positions, position_dtype
 from ultralytics_akconv.functional.tracing import is_exported, is_traced, is_transformed
-from ultralytics_akconv.shapes import Points, check_points
+from ultralytics_akconv.shapes import Points, check_int, check_points
 
 __all__ = (
     "BORDERS",
@@ -37,7 +36,6 @@ __all__ = (
     "akconv2d",
     "export_form",
     "is_traced",
-    "recomputed_in_backward",
     "resample",
     "sampler",
     "sampling_path",
@@ -56,10 +54,7 @@ def _checked(points: Points, stride: int) -> Points:
         TypeError: If a point or the stride is of the wrong kind.
         ValueError: If one is not allowed.
     """
-    if isinstance(stride, bool) or not isinstance(stride, int):
-        raise TypeError(f"stride must be an int, got {stride!r} ({type(stride).__name__})")
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
+    check_int("stride", stride, 1)
     if not isinstance(points, tuple) or not all(isinstance(point, tuple) for point in points):
         return check_points(points)
     return points if is_traced() else _checked_tuples(points)
@@ -111,6 +106,7 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
     points = _checked(points, stride)
     _check_offset(offset, points)
     dtype = position_dtype(offset.dtype)
+    # Not from `base_positions`: exact to a fraction of a point, for people, and no path takes its samples from here.
     row, col = torch.tensor(points, dtype=dtype, device=offset.device).T[:, :, None, None]  # (N, 1, 1) each
     h, w = offset.shape[2:]
     row = row + torch.arange(h, dtype=dtype, device=offset.device)[:, None] * stride  # (N, h, 1)
