@@ -139,7 +139,7 @@ def test_the_command_and_the_scripts_know_no_private_names():
 def test_shapes_and_the_operator_know_torch_alone_and_the_start_up_nothing():
     allowed = {
         "shapes": {"torch"},
-        "functional": {"torch", "einops", "triton"},
+        "functional": {"torch", "triton"},
         "configs": set(),
         "host": {"ultralytics"},
     }

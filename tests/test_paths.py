@@ -117,7 +117,7 @@ def test_the_self_check_compares_values_and_gradients_once_a_process(dtype):
         assert errors.call_count == 1
     assert status.trusted and status.reason is None
     assert set(status.errors) == {"samples", "input gradient", "offset gradient"}
-    assert max(status.errors.values()) <= trust._TOLERANCES[dtype] and min(status.errors.values()) >= 0
+    assert max(status.errors.values()) <= trust.TOLERANCES[dtype] and min(status.errors.values()) >= 0
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

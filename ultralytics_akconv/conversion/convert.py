@@ -17,7 +17,7 @@ from ultralytics.nn import tasks
 from ultralytics_akconv.conversion.budget import Budget, choose
 from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
 from ultralytics_akconv.conversion.expectation import Expectation
-from ultralytics_akconv.conversion.pairs import Pair, converted_state, find_pairs, placed, solve_without_data
+from ultralytics_akconv.conversion.pairs import Pair, find_pairs, named_state, placed, solve_without_data
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
 from ultralytics_akconv.host import built_like, input_channels, training_side
@@ -213,8 +213,7 @@ def _filled(model: nn.Module, source: nn.Module) -> Transfer:
     for pair, prior in zip(pairs, priors):
         for key in [key for key in state if key.startswith(f"{pair.name}.")]:
             del state[key]
-        converted = converted_state(pair, prior.points, prior.weight)
-        state.update({f"{pair.name}.{key}": value for key, value in converted.items()})
+        state.update(named_state(pair, prior))
     _check_same(model.state_dict(), state)
     model.load_state_dict(state)
     _take_settings(model, source)

@@ -118,6 +118,12 @@ def converted_state(pair: Pair, points: Tensor, weight: Tensor) -> dict[str, Ten
     return state
 
 
+def named_state(pair: Pair, solution: Prior) -> dict[str, Tensor]:
+    """Return `converted_state` of a data-free solution, by the names that its tensors have in the model."""
+    state = converted_state(pair, solution.points, solution.weight)
+    return {f"{pair.name}.{key}": value for key, value in state.items()}
+
+
 def placed(akconv: AKConv) -> tuple[tuple[float, float], ...]:
     """Return where an AKConv reads as far as it does not depend on the image, (row, col) from the pixel's anchor."""
     rows, cols = akconv.p_conv.bias.detach().cpu().view(2, -1).tolist()
@@ -129,7 +135,5 @@ def converted_tensors(model: nn.Module, source: nn.Module) -> tuple[dict[str, Te
     pairs, _ = find_pairs(model, source)
     tensors = {}
     for pair in pairs:
-        prior = solve_without_data(pair)
-        state = converted_state(pair, prior.points, prior.weight)
-        tensors.update({f"{pair.name}.{key}": value for key, value in state.items()})
+        tensors.update(named_state(pair, solve_without_data(pair)))
     return tensors, pairs

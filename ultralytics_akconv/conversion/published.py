@@ -48,6 +48,14 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
     return built.float().eval()
 
 
+def inner_state(value: Any) -> Any:
+    """Return the dictionary that one of a training script holds under a usual name, or what was given."""
+    for name in _WRAPPERS:
+        if isinstance(value, dict) and isinstance(value.get(name), dict):
+            value = value[name]
+    return value
+
+
 def _tensors(state: str | Path | dict[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a state dict, a file of one, or a dictionary that holds one under a usual name."""
     if not isinstance(state, dict):
@@ -61,9 +69,7 @@ def _tensors(state: str | Path | dict[str, Any]) -> dict[str, Tensor]:
                 f"'{file}' is no state dict ({type(error).__name__}): it must hold tensors alone, as "
                 "torch.save(model.state_dict(), file) writes them in the code it was trained with"
             ) from error
-    for name in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(name), dict):
-            state = state[name]
+    state = inner_state(state)
     if not isinstance(state, dict) or not state:
         raise ValueError(f"a state dict must map names to tensors, got {type(state).__name__} {state!r:.20}")
     for name, value in state.items():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ultralytics.nn import tasks
 
 from ultralytics_akconv.conversion import from_published, write_checkpoint
+from ultralytics_akconv.conversion.published import inner_state
 from ultralytics_akconv.forks.comparison import differences, published_names, tensors_of
 from ultralytics_akconv.forks.files import Content, opened
 from ultralytics_akconv.forks.host_classes import check_model, parsed
@@ -32,8 +33,8 @@ from ultralytics_akconv.forks.records import (
 )
 from ultralytics_akconv.forks.rows import LayerReport, translated
 from ultralytics_akconv.host import input_channels
+from ultralytics_akconv.markdown import text_table
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep tensors
 _CLASSES = {
     "detect": "DetectionModel",
     "segment": "SegmentationModel",
@@ -72,7 +73,7 @@ class ForkImport:
 
     def table(self) -> str:
         """Return the report as text, a line a layer."""
-        rows = [["layer", "class in the fork", "row", "AKConv", "N", "stride"]]
+        rows = []
         for layer in self.layers:
             numbers, strides = (
                 ",".join(sorted({str(getattr(akconv, name)) for akconv in layer.akconvs.values()}))
@@ -81,9 +82,8 @@ class ForkImport:
             args = yaml.safe_dump(layer.args, default_flow_style=True, width=float("inf"), sort_keys=False).strip()
             row = f"{layer.module}, {args}"
             rows.append([str(layer.index), layer.path, row, str(len(layer.akconvs)), numbers, strides])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        return "\n".join([*(lines if self.layers else []), *self.notes, *([str(self.proof)] if self.proof else [])])
+        table = [text_table(("layer", "class in the fork", "row", "AKConv", "N", "stride"), rows)] if rows else []
+        return "\n".join([*table, *self.notes, *([str(self.proof)] if self.proof else [])])
 
 
 def from_fork(
@@ -135,9 +135,7 @@ def _published(value: Any) -> dict[str, TensorRecord] | None:
     """Return the tensors of a state dict, or of a dictionary that holds one under a usual name, None of all else."""
     if isinstance(value, dict) and any(is_module(value.get(name)) for name in ("ema", "model")):
         return None
-    for name in _WRAPPERS:
-        if isinstance(value, dict) and isinstance(value.get(name), dict):
-            value = value[name]
+    value = inner_state(value)
     if not isinstance(value, dict) or not value or not all(isinstance(v, TensorRecord) for v in value.values()):
         return None
     if not all(isinstance(name, str) for name in value):
