@@ -4,8 +4,8 @@
 Three models are evaluated: as learned; with every offset set to its mean over training images, which leaves a fixed
 shape that was learned; and with all offsets 0, the initial shape. The rest of the weights stays, so the first
 difference is the deformation by the image, the second the learned shape. Nothing is trained again: a model that had
-learned without offsets could do better than the last. The taps of a converted model lie where the mean of its offsets
-puts them, so the last says nothing of one.
+learned without offsets could do better than the last. A converted model reads where the mean of its offsets puts its
+points, so the last says nothing of one.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def build_demo(akconv: Path, plain: Path, images: Sequence[Path], runtime: Path,
 
     Args:
         akconv: A trained detector with AKConv layers.
-        plain: Its twin without, trained on the same classes at the same image size.
+        plain: The plain model, trained on the same classes at the same image size.
         images: Images that the page offers.
         runtime: Folder that holds the files of `RUNTIME`: `dist` of the npm package onnxruntime-web.
         out: Folder to write.

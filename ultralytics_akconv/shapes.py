@@ -15,7 +15,7 @@ from reprlib import repr  # of a shape from a file: a million numbers or bracket
 
 Points = tuple[tuple[float, float], ...]
 
-MAX_NUM_PARAM = 1024  # far above any use (a 31x31 kernel has 961 taps); keeps a typo from exhausting the memory
+MAX_NUM_PARAM = 1024  # far above any use (a 31x31 kernel has 961 weights); keeps a typo from exhausting the memory
 MAX_COORDINATE = 4096.0  # input pixels; coordinates stay exact in float32 next to any image size
 ORIGINS = ("corner", "center")
 

@@ -208,12 +208,12 @@ def _take_settings(model: nn.Module, source: nn.Module) -> None:
 def _filled(model: nn.Module, source: nn.Module) -> Transfer:
     """Give a model the source's weights and attributes, converted where it has AKConv."""
     pairs = find_all_pairs(model, source)
-    priors = [solve_without_data(pair) for pair in pairs]
+    solutions = [solve_without_data(pair) for pair in pairs]
     state = dict(source.state_dict())
-    for pair, prior in zip(pairs, priors):
+    for pair, solution in zip(pairs, solutions):
         for key in [key for key in state if key.startswith(f"{pair.name}.")]:
             del state[key]
-        state.update(named_state(pair, prior))
+        state.update(named_state(pair, solution))
     _check_same(model.state_dict(), state)
     model.load_state_dict(state)
     _take_settings(model, source)
@@ -222,7 +222,10 @@ def _filled(model: nn.Module, source: nn.Module) -> Transfer:
             setattr(model, name, deepcopy(value))
     model.eval()
     expectation = Expectation(source, pairs)
-    reports = [_report(pair, expectation.error(pair, prior.points, prior.weight)) for pair, prior in zip(pairs, priors)]
+    reports = [
+        _report(pair, expectation.error(pair, solution.points, solution.weight))
+        for pair, solution in zip(pairs, solutions)
+    ]
     return Transfer(model, source, tuple(reports))
 
 

@@ -34,7 +34,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Prior:
+class Solution:
     """The data-free solution of a layer.
 
     Attributes:
@@ -83,7 +83,7 @@ def find_pairs(model: nn.Module, source: nn.Module) -> tuple[list[Pair], dict[st
     return pairs, reasons
 
 
-def solve_without_data(pair: Pair) -> Prior:
+def solve_without_data(pair: Pair) -> Solution:
     """Return where the points of a layer go and the weights they get, from the source's weights alone."""
     kernels = pair.conv.conv.weight.detach().cpu().double()  # in this order: Apple's GPU has no float64
     gram = kernel_gram(kernels, pair.gain)
@@ -95,7 +95,7 @@ def solve_without_data(pair: Pair) -> Prior:
     by_start = sorted(range(len(points)), key=pair.akconv.points.__getitem__)
     by_place = sorted(range(len(points)), key=points.tolist().__getitem__)
     order = [point for _, point in sorted(zip(by_start, by_place))]
-    return Prior(points[order], weight[..., order])
+    return Solution(points[order], weight[..., order])
 
 
 def converted_state(pair: Pair, points: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ def converted_state(pair: Pair, points: Tensor, weight: Tensor) -> dict[str, Ten
     return state
 
 
-def named_state(pair: Pair, solution: Prior) -> dict[str, Tensor]:
+def named_state(pair: Pair, solution: Solution) -> dict[str, Tensor]:
     """Return `converted_state` of a data-free solution, by the names that its tensors have in the model."""
     state = converted_state(pair, solution.points, solution.weight)
     return {f"{pair.name}.{key}": value for key, value in state.items()}

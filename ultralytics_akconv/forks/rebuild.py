@@ -16,11 +16,11 @@ from ultralytics.nn import tasks
 
 from ultralytics_akconv.conversion import from_published, write_checkpoint
 from ultralytics_akconv.conversion.published import inner_state
-from ultralytics_akconv.forks.comparison import differences, published_names, tensors_of
+from ultralytics_akconv.forks.comparison import published_names, record_differences, tensors_of
 from ultralytics_akconv.forks.files import Content, opened
 from ultralytics_akconv.forks.host_classes import check_model, parsed
 from ultralytics_akconv.forks.proof import Proof, prove
-from ultralytics_akconv.forks.recognition import akconvs
+from ultralytics_akconv.forks.recognition import akconv_records
 from ultralytics_akconv.forks.records import (
     CheckpointError,
     Record,
@@ -166,7 +166,7 @@ def _check_needed(record: Record) -> None:
             )
     if any(module.path.module.split(".")[0] == "ultralytics_akconv" for module in modules):
         raise CheckpointError("it is a checkpoint of this package, which needs no import: use it as it is")
-    if not akconvs(record):
+    if not akconv_records(record):
         raise CheckpointError("it holds no AKConv, so it needs no import: Ultralytics reads it as it is")
 
 
@@ -221,12 +221,12 @@ def _rebuilt(record: Record, config: dict[str, Any]) -> tuple[nn.Module, int]:
         trial = parsed(config, config["channels"])  # takes no memory, whatever the YAML asks for
     except Exception as error:  # rows of a stranger: what their layers raise is anything at all
         raise CheckpointError(f"Ultralytics cannot build its model YAML: {error}") from error
-    _check_same(differences(layers, trial, settings=False))
+    _check_same(record_differences(layers, trial, settings=False))
     try:
         model = _model_class(record, config)(copy.deepcopy(config), verbose=False)
     except Exception as error:  # rows that fit each other in channels and not in size, or a YAML without `nc`
         raise CheckpointError(f"Ultralytics cannot build its model YAML: {error!r:.300}") from error
-    _check_same(differences(layers, model.model))
+    _check_same(record_differences(layers, model.model))
     places = {f"model.{theirs}": f"model.{ours}" for theirs, ours in published_names(model.model).items()}
     tensors = {ours: tensor for name, tensor in tensors_of(record).items() if (ours := places.get(name)) is not None}
     outside = [name for name in tensors_of(record) if name not in places]

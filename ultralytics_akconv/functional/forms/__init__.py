@@ -2,7 +2,7 @@
 """The whole operator in the forms that runtimes are fast in, and the choice between them while a model is traced.
 
 No form serves every runtime: `docs/results/export.md` holds what was measured. Which one a trace gets is set from
-outside, for the time of an export and in its context alone; a trace without it gets the gathers of `gather`.
+outside, for the time of an export and in its context alone; a trace without it gets the plain formula of `gather`.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def relative_error(found: Tensor, exact: Tensor) -> Tensor:
 
 
 def _passed(sample: Callable[..., Tensor], x: Tensor, offset: Tensor, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """Return samples and gradients of a formulation."""
+    """Return samples and gradients of a way to sample."""
     x, offset = x.requires_grad_(), offset.requires_grad_()
     samples = sample(x, offset, *rest)
     return samples.detach(), *torch.autograd.grad(samples, (x, offset), grad)
