@@ -99,7 +99,7 @@ demo-test: setup ## test both pages in a real browser; `make demo` first, or the
 	$(INSTALL) ".[dev,browser]"
 	$(BIN)/python -m pytest tests/browser
 
-bench: setup ## measure AKConv against Conv and against its other forms on this machine
+bench: setup ## measure AKConv against Conv and against its peers on this machine
 	$(BIN)/akconv benchmark op
 	$(BIN)/akconv benchmark model
 

@@ -20,6 +20,7 @@ from ultralytics import YOLO
 
 from ultralytics_akconv import transfer, write_checkpoint
 from ultralytics_akconv.conversion.report import Transfer
+from ultralytics_akconv.files import save_figure
 from ultralytics_akconv.markdown import markdown_table
 
 ARMS = ("without data", "fitted", "learned together")
@@ -79,9 +80,10 @@ def table(rows: list[dict]) -> str:
 
 def plot(curves: list[dict], file: Path) -> None:
     """Draw the error on the held-out images against the steps, a line a seed."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
     runs = sorted({(int(row["N"]), int(row["seed"])) for row in curves})
     colours = {number: f"C{i}" for i, number in enumerate(sorted({number for number, _ in runs}))}
     for number, seed in runs:
@@ -91,8 +93,7 @@ def plot(curves: list[dict], file: Path) -> None:
         axis.plot(steps, errors, marker=".", color=colours[number], label=label)
     axis.set(xlabel="step", ylabel="error on held-out images, %", ylim=(0, None))
     axis.legend()
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, file, dpi=120)
 
 
 def main() -> None:

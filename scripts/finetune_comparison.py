@@ -22,6 +22,7 @@ from ultralytics import YOLO
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv import transfer, write_checkpoint
+from ultralytics_akconv.files import save_figure
 from ultralytics_akconv.markdown import markdown_table
 
 ARMS = ("plain", "converted", "partial", "scratch")
@@ -105,10 +106,10 @@ def table(results: list[dict]) -> str:
 
 def plot(curves: list[dict], file: Path) -> None:
     """Draw every arm's mean curve with the range of its seeds."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, score in zip(axes, CURVE[3:]):
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axis, score in zip(figure.subplots(1, 2), CURVE[3:]):
         for arm in ARMS:
             by_epoch: dict[int, list[float]] = {}
             for row in curves:
@@ -120,8 +121,7 @@ def plot(curves: list[dict], file: Path) -> None:
             axis.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15)
         axis.set(xlabel="epoch", ylabel=f"validation {score}")
         axis.legend()
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, file, dpi=120)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files and say how large they are; return 0, or 1 after an error of the user's."""
     parser = argparse.ArgumentParser("make_demo.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--akconv", type=Path, required=True, help="a detector with AKConv layers")
-    parser.add_argument("--plain", type=Path, required=True, help="its twin without, trained the same way")
+    parser.add_argument("--plain", type=Path, required=True, help="the plain model, trained the same way")
     parser.add_argument("--runtime", type=Path, required=True, help="folder dist of the npm package onnxruntime-web")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write")
     options = parser.parse_args(arguments)

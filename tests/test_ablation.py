@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from conftest import built, learned, yolov8_dict
+from ultralytics.nn import tasks
 
 from ultralytics_akconv import ablation, write_checkpoint
 from ultralytics_akconv.ablation import Ablation, LayerOffsets, ablate_offsets, offset_statistics, with_offsets
@@ -80,8 +81,9 @@ def test_the_picture_shows_the_three_scores_and_both_parts_of_each_layer():
         "model.3\n0%",
     ]
     assert plot_ablation(result, "mAP").axes[0].patches[0].get_height() == 60.0
-    with pytest.raises(ValueError, match="have no score 'AP99'"):
-        plot_ablation(result, "AP99")
+    for score in ("AP99", "latency"):
+        with pytest.raises(ValueError, match=f"have no score '{score}': they have AP50, .* recall, mAP50, mAP$"):
+            plot_ablation(result, score)
     assert result.table().splitlines()[2].startswith("| as learned | 0.0000 |")
     tasks = [TaskEvaluation({"mAP": 0.9, "mask_mAP": value}, 3, 8.0, 2.0, 8) for value in (0.7, 0.6, 0.2)]
     masks = plot_ablation(Ablation(layers, *tasks, images=3)).axes[0]
@@ -112,6 +114,16 @@ def test_the_three_models_differ_in_their_offsets_alone(network, mini_dataset, t
     assert as_learned["model.3.p_conv.weight"].abs().max() > 0
     assert mean["model.3.p_conv.weight"].abs().max() == rest["model.3.p_conv.weight"].abs().max() == 0
     assert mean["model.3.p_conv.bias"].abs().max() > 0 == rest["model.3.p_conv.bias"].abs().max()
+
+
+def test_images_have_the_channels_that_the_model_reads_in_any_release(mini_dataset, tmp_path, monkeypatch):
+    network = tasks.DetectionModel(yolov8_dict(), ch=1, verbose=False).eval()
+    network.task, network.args = "detect", {"imgsz": 64}
+    network.yaml = {name: value for name, value in network.yaml.items() if name != "channels"} | {"ch": 1}  # as 8.3.9
+    file = write_checkpoint(network, tmp_path / "grey.pt")
+    monkeypatch.setattr(ablation, "evaluate", lambda *_, **__: scores())
+    monkeypatch.setattr(ablation, "check_evaluation", lambda *_: None)
+    assert ablate_offsets(file, mini_dataset, imgsz=64, images=2).images == 2
 
 
 @pytest.mark.slow

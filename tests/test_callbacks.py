@@ -58,7 +58,7 @@ def test_a_training_logs_offsets_draws_them_and_resumes(tmp_path, mini_dataset):
 
 @pytest.mark.slow
 def test_plots_false_leaves_no_picture_and_a_failure_is_one_warning(tmp_path, mini_dataset, monkeypatch):
-    calls, measure, warnings = [], callbacks.offset_statistics, []
+    calls, measure, warnings = [], callbacks.offsets_on_image, []
 
     def fail_later(*args):
         calls.append(args)
@@ -66,7 +66,7 @@ def test_plots_false_leaves_no_picture_and_a_failure_is_one_warning(tmp_path, mi
             raise RuntimeError("no image today")
         return measure(*args)
 
-    monkeypatch.setattr(callbacks, "offset_statistics", fail_later)
+    monkeypatch.setattr(callbacks, "offsets_on_image", fail_later)
     monkeypatch.setattr(callbacks.LOGGER, "warning", warnings.append)
     run = trained(YOLO("yolov8n-akconv.yaml"), mini_dataset, tmp_path, epochs=3, plots=False)
     ours = [text for text in warnings if "AKConv" in str(text)]
@@ -201,7 +201,7 @@ def test_the_statistics_are_those_of_the_picture(tmp_path):
     image = np.random.randint(0, 255, (64, 64, 3), np.uint8)
     pictured = plots.image_samples(network, image, imgsz=64).layers
     tensor = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
-    told = callbacks.offset_statistics(network, tensor)
+    told = callbacks.offsets_on_image(network, tensor)
     for layer in pictured:
         displacement, outside, total = told[layer.name]
         assert displacement == pytest.approx(float(layer.displacement.mean()), rel=1e-5)

@@ -180,7 +180,7 @@ def test_a_grafted_model_can_be_grafted_again(tmp_path):
         ("yolov8.yaml", [], "where must name at least one layer index"),
         ("yolov8.yaml", "stem", "where must be one of downsample, backbone, neck, blocks, .* got 'stem'"),
         ("yolov3-tiny.yaml", "downsample", r"yolov3-tiny.yaml: no layer matches where='downsample'; .*index: 2, 4, 6"),
-        ("yolov8.yaml", lambda layer: False, "no layer matches where='the predicate'"),
+        ("yolov8.yaml", lambda layer: False, "no layer matches the function given as where; layers that"),
     ],
 )
 def test_a_layer_that_cannot_be_replaced_is_refused_with_the_reason(name, where, message):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Tables in Markdown, letter by letter: documents that are kept are made of them."""
+"""Tables in Markdown and as text, letter by letter: documents that are kept are made of them."""
 
-from ultralytics_akconv.markdown import markdown_table
+from ultralytics_akconv.markdown import markdown_table, text_table
 
 ROWS = [("yolov8n", 37.3, None), ("a longer name", 1, "-")]
 
@@ -25,3 +25,10 @@ def test_a_padded_table_has_its_bars_below_each_other():
         "| yolov8n       | 37.3 | None |",
         "| a longer name | 1    | -    |",
     ]
+
+
+def test_a_table_for_a_console_has_columns_and_no_blanks_at_an_end():
+    rows = [("model.1", "5"), ("a", "13")]
+    assert text_table(("layer", "N"), rows) == "layer    N\nmodel.1  5\na        13"
+    assert text_table(("layer", "N"), rows, str.rjust) == "  layer   N\nmodel.1   5\n      a  13"
+    assert text_table(("layer", "N"), []) == "layer  N"

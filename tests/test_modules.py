@@ -7,7 +7,7 @@ import thop
 import torch
 import ultralytics.nn.tasks as tasks
 from conftest import TORCH, learned, yolov8_dict
-from sample_forms import GOLDEN, load, paths
+from sample_forms import GOLDEN, borders, load, paths
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from ultralytics.nn.modules.conv import Conv
@@ -171,7 +171,7 @@ def test_a_model_of_the_published_sizes_has_the_published_parameters():
     assert (counts[5] - counts[None], counts[6] - counts[None]) == (2_940_140 - 3_157_200, 3_011_928 - 3_157_200)
 
 
-@pytest.mark.parametrize("border", ["paper", "clamp", "zeros"])
+@borders
 def test_training_moves_every_parameter_and_lowers_the_loss(border):
     layer = AKConv(3, 4, 5, 2, border=border)
     x, target = torch.randn(4, 3, 8, 8), torch.rand(4, 4, 4, 4)

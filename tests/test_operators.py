@@ -68,6 +68,29 @@ def test_what_is_no_tensor_or_elsewhere_is_refused_by_name(call, kind, message):
         call()
 
 
+@pytest.mark.parametrize(
+    "x, offset, weight, stride, message",
+    [
+        (X, OFFSET, WEIGHT[:, :3], 2, r"weight must be \(C2, 4, N, 1\) for the channels of x \(1, 4, 8, 8\), got"),
+        (X, OFFSET, WEIGHT, 1, r"offset must be \(B, 2N, 8, 8\) for x \(1, 4, 8, 8\) and stride 1, got \(1, 10"),
+        (X, OFFSET, WEIGHT, 3, r"offset must be \(B, 2N, 3, 3\)"),
+        (X[..., :6], OFFSET, WEIGHT, 2, r"offset must be \(B, 2N, 4, 3\)"),
+        (X[0], OFFSET, WEIGHT, 2, r"x must be \(B, C, H, W\)"),
+        (X, OFFSET[:, :8], WEIGHT, 2, r"offset must be \(B, 10, h, w\)"),
+    ],
+)
+def test_sizes_that_do_not_fit_together_are_refused_with_what_would(x, offset, weight, stride, message):
+    with pytest.raises(ValueError, match=message):
+        akconv2d(x, offset, weight, POINTS, stride=stride)
+
+
+def test_tensors_without_memory_are_taken_and_checked_too():
+    x, offset, weight = (tensor.to("meta") for tensor in (X, OFFSET, WEIGHT))
+    assert akconv2d(x, offset, weight, POINTS, stride=2).shape == (1, 6, 4, 4)
+    with pytest.raises(ValueError, match="and stride 1, got"):
+        akconv2d(x, offset, weight, POINTS)
+
+
 def test_a_compiled_operator_takes_lists_too():
     points = [list(p) for p in POINTS]
     compiled = torch.compile(lambda x, offset: resample(x, offset, points, 2), backend="eager", fullgraph=True)

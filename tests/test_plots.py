@@ -138,6 +138,19 @@ def test_every_task_and_graft_is_drawn_and_the_model_left_as_it_was(name, count)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "imgsz, side", [([64, 96], 96), ((96, 32), 96), (32, 32), (64.0, 64), (None, 640), ("absent", 640)]
+)
+def test_a_picture_is_drawn_at_the_side_a_model_was_trained_at_the_larger_of_two(imgsz, side):
+    from types import SimpleNamespace
+
+    network = with_offset(0.0, 0.0)
+    for args in ({"imgsz": imgsz}, SimpleNamespace(imgsz=imgsz)) if imgsz != "absent" else ({}, None):
+        network.args = args
+        layer = image_samples(network, np.full((64, 64, 3), 114, np.uint8), 3).layers[0]
+        assert max(layer.size) * layer.step == side
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("ending, start", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_figures_are_written_in_any_format_light_and_dark(tmp_path, dark, ending, start):

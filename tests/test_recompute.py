@@ -10,7 +10,8 @@ from sample_forms import borders, case
 from torch.autograd.graph import saved_tensors_hooks
 
 from ultralytics_akconv import functional, resample, sampling_points
-from ultralytics_akconv.functional import bags, recomputed_in_backward
+from ultralytics_akconv.functional import bags
+from ultralytics_akconv.functional.recompute import recomputed_in_backward
 
 
 class Recipe:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conversions import relative
+from sample_forms import borders
 from ultralytics.nn.modules.conv import Conv
 
 import ultralytics_akconv
@@ -116,7 +117,7 @@ def test_with_other_borders_nine_points_differ_in_the_outermost_pixels_alone(bor
     assert relative(got[..., :1, :], wanted[..., :1, :]) > 0.1
 
 
-@pytest.mark.parametrize("border", ["paper", "clamp", "zeros"])
+@borders
 @pytest.mark.parametrize("num_param", [2, 3, 4, 5, 6, 7, 8])
 def test_the_closed_form_beats_dropping_points(num_param, border):
     layers = pair(num_param, c1=8, c2=16, border=border, origin="corner")

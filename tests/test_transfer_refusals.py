@@ -46,7 +46,7 @@ def test_a_source_that_is_no_trained_host_model_is_refused(source, tmp_path):
         transfer(tmp_path / "missing.pt")
     with pytest.raises(ValueError, match=r"must be a \.pt checkpoint"):
         transfer(tmp_path / "model.onnx")
-    with pytest.raises(ValueError, match="that the host built from a YAML, got a Linear"):
+    with pytest.raises(ValueError, match="that Ultralytics built from a YAML, got a Linear"):
         transfer(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="source must be a checkpoint file"):
         transfer(3)
@@ -105,8 +105,9 @@ def test_what_is_no_published_state_dict_is_refused(source, checkpoint, tmp_path
         from_published(checkpoint, "yolov8n-akconv.yaml")
     with pytest.raises(FileNotFoundError):
         from_published(tmp_path / "missing.pt", "yolov8n-akconv.yaml")
-    with pytest.raises(ValueError, match="map names to tensors"):
-        from_published({"epoch": 3}, "yolov8n-akconv.yaml")
+    for state, given in (({"epoch": 3}, "this one maps 'epoch' to int"), ({}, "got dict {}")):
+        with pytest.raises(ValueError, match=f"must map names to tensors, {given}"):
+            from_published(state, "yolov8n-akconv.yaml")
     with pytest.raises(ValueError, match=r"does not fit 'yolov8n-akconv\.yaml' with 80 classes"):
         from_published(source.state_dict(), "yolov8n-akconv.yaml")
     with pytest.raises(ValueError, match="holds no AKConv"):

@@ -169,7 +169,7 @@ def test_a_yolo_is_written_as_the_model_in_it_and_what_is_none_is_refused(source
     again, first = (YOLO(f).model.state_dict() for f in (file, tmp_path / "converted.pt"))
     assert again.keys() == first.keys() and all(torch.equal(again[key], first[key]) for key in first)
     for what, name in ((nn.Conv2d(1, 1, 1), "Conv2d"), ("model.pt", "str"), ({}, "dict")):
-        with pytest.raises(TypeError, match=f"model must be a YOLO or a model that the host built, got a {name}"):
+        with pytest.raises(TypeError, match=f"model must be a YOLO or a model that Ultralytics built, got a {name}"):
             write_checkpoint(what, tmp_path / "other.pt")
     with pytest.raises(TypeError, match="source must be a YOLO"):
         write_checkpoint(yolo, tmp_path / "other.pt", "source.pt")

@@ -4,8 +4,8 @@
 Three models are evaluated: as learned; with every offset set to its mean over training images, which leaves a fixed
 shape that was learned; and with all offsets 0, the initial shape. The rest of the weights stays, so the first
 difference is the deformation by the image, the second the learned shape. Nothing is trained again: a model that had
-learned without offsets could do better than the last. The taps of a converted model lie where the mean of its offsets
-puts them, so the last says nothing of one.
+learned without offsets could do better than the last. A converted model reads where the mean of its offsets puts its
+points, so the last says nothing of one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from ultralytics_akconv.conversion.checkpoint import read_source, write_checkpoi
 from ultralytics_akconv.conversion.images import CalibrationImages, image_files
 from ultralytics_akconv.evaluation import Evaluation, TaskEvaluation, check_evaluation, evaluate, markdown
 from ultralytics_akconv.functional import sampling_positions
+from ultralytics_akconv.host import input_channels
+from ultralytics_akconv.layers import akconvs, off_map
 from ultralytics_akconv.modules import AKConv
-from ultralytics_akconv.plots.samples import choose_layers
 
 _LONGEST, _BINS = 64.0, 6400  # displacements are counted up to so many map pixels
 
@@ -84,11 +85,11 @@ def ablate_offsets(
 
     Args:
         model: A checkpoint of a model with AKConv.
-        data: A dataset YAML of the host's form.
+        data: A dataset YAML of Ultralytics' form.
         split: What is evaluated: "val", "test" or "train".
         imgsz: Image side in pixels.
         images: Number of training images that the means are taken over.
-        arguments: More arguments of the host's `val` (batch, device, ...).
+        arguments: More arguments of Ultralytics' `val` (batch, device, ...).
 
     Raises:
         FileNotFoundError: If the checkpoint or the dataset does not exist.
@@ -99,9 +100,10 @@ def ablate_offsets(
         >>> print(ablate_offsets("best.pt", "coco.yaml").table())
     """
     network = read_source(model)
-    choose_layers(network)  # both before the work
+    if not akconvs(network):  # this and the next before the work
+        raise ValueError("the model has no AKConv layer")
     check_evaluation(network.task, data, split)
-    files, channels = image_files(data, network.task), network.yaml.get("channels", 3)
+    files, channels = image_files(data, network.task), input_channels(network)
     calibration = CalibrationImages(files, images, imgsz, network.task, channels)
     means, layers = offset_statistics(network, calibration)
     evaluations = []
@@ -137,7 +139,7 @@ def offset_statistics(
         network: The network, in evaluation mode.
         batches: Inputs (B, C, H, W).
     """
-    gathered = {name: _Gathered() for name in choose_layers(network)}
+    gathered = {name: _Gathered() for name in akconvs(network)}
     handles = [network.get_submodule(name).register_forward_pre_hook(hook) for name, hook in gathered.items()]
     try:
         with torch.no_grad():
@@ -162,12 +164,11 @@ class _Gathered:
     def __call__(self, module: AKConv, args: tuple[Tensor]) -> None:
         offset = module.offsets(args[0]).cpu().double()  # (B, 2N, h, w), in this order: Apple's GPU has no float64
         rows, cols = sampling_positions(offset, module.points, module.stride).chunk(2, 1)  # (B, N, h, w)
-        height, width = args[0].shape[2:]
         down, right = offset.chunk(2, 1)
         lengths = torch.hypot(down, right)
         self.places += offset.shape[0] * offset.shape[2] * offset.shape[3]
         self.samples += lengths.numel()
-        self.outside += int(((rows < 0) | (rows > height - 1) | (cols < 0) | (cols > width - 1)).sum())
+        self.outside += int(off_map(rows, cols, args[0].shape[2:]).sum())
         self.sum = self.sum + offset.sum((0, 2, 3))
         self.squares += float(offset.square().sum())
         self.lengths += float(lengths.sum())

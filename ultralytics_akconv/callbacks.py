@@ -23,16 +23,12 @@ from ultralytics.utils import LOGGER, RANK
 
 from ultralytics_akconv.files import save_figure
 from ultralytics_akconv.functional import sampling_positions
+from ultralytics_akconv.host import input_channels, training_side
+from ultralytics_akconv.layers import COLUMNS, OUTSIDE_COLUMN, akconvs, off_map, seen_in_pass
 from ultralytics_akconv.modules import AKConv
 
 PICTURE = "akconv_offsets.png"
-PREFIX = "akconv/"  # of our columns: the mean displacement of a layer by its name, in map pixels, and
-OUTSIDE = "akconv/outside"  # the share of all samples that lie off their map
 SETTING = "ULTRALYTICS_AKCONV_LOG"  # 0 leaves the columns out
-
-
-class _AllSeenError(Exception):
-    """Ends a forward pass after the last AKConv: what a head computes is not looked at."""
 
 
 def with_callbacks(host_defaults: Callable[[], dict[str, list]]) -> Callable[[], dict[str, list]]:
@@ -54,7 +50,7 @@ def _guarded(callback: Callable[[Any], Any], trainer: Any) -> Any:
         return None
     try:
         network = _averaged(trainer)
-        if network is not None and any(isinstance(module, AKConv) for module in network.modules()):
+        if network is not None and akconvs(network):
             return callback(trainer)
     except Exception as error:  # whatever it is, the training goes on
         trainer.akconv_failed = True
@@ -71,7 +67,7 @@ def log_offsets(trainer: Any) -> None:
     epoch in which they cannot be told has NaN there, so that all rows are of one length.
     """
     begun = RANK in (-1, 0) and trainer.csv.is_file()
-    columns = [name for name in _header(trainer.csv) if name.startswith(PREFIX)] if begun else None
+    columns = [name for name in _header(trainer.csv) if name.startswith(COLUMNS)] if begun else None
     told = {} if columns == [] else _guarded(_log_offsets, trainer) or {}
     trainer.lr.update(told if columns is None else {name: told.get(name, float("nan")) for name in columns})
 
@@ -80,14 +76,14 @@ def _log_offsets(trainer: Any) -> dict[str, float]:
     """Return our columns of an epoch."""
     if os.environ.get(SETTING, "1").strip().lower() in {"0", "false", "off", "no"}:
         return {}
-    layers = offset_statistics(_averaged(trainer), _validation_input(trainer))
-    told = {f"{PREFIX}{name}": displacement for name, (displacement, _, _) in layers.items()}
+    layers = offsets_on_image(_averaged(trainer), _validation_input(trainer))
+    told = {f"{COLUMNS}{name}": displacement for name, (displacement, _, _) in layers.items()}
     off, total = (sum(layer[i] for layer in layers.values()) for i in (1, 2))
-    return {**told, OUTSIDE: off / total}
+    return {**told, OUTSIDE_COLUMN: off / total}
 
 
 @torch.no_grad()
-def offset_statistics(network: nn.Module, image: Tensor) -> dict[str, tuple[float, int, int]]:
+def offsets_on_image(network: nn.Module, image: Tensor) -> dict[str, tuple[float, int, int]]:
     """Return what the AKConv layers of a network do on an image (1, C, H, W), by name.
 
     The network is neither copied nor changed, and the pass ends with the last of them.
@@ -95,34 +91,22 @@ def offset_statistics(network: nn.Module, image: Tensor) -> dict[str, tuple[floa
     Returns:
         The mean displacement in map pixels, how many samples lie off the map, and how many there are.
     """
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
-    seen: dict[str, tuple[float, int, int]] = {}
+    layers = akconvs(network)
 
-    def look(name: str) -> Callable[[AKConv, tuple[Tensor]], None]:
-        def hook(layer: AKConv, args: tuple[Tensor]) -> None:
-            offset = layer.offsets(args[0])[:1].float()
-            positions = sampling_positions(offset, layer.points, layer.stride)[0].chunk(2)
-            outside = torch.stack([(p < 0) | (p > side - 1) for p, side in zip(positions, args[0].shape[2:])]).any(0)
-            displacement = torch.hypot(*offset[0].chunk(2)).mean()
-            seen[name] = (float(displacement), int(outside.sum()), outside.numel())
-            if len(seen) == len(layers):
-                raise _AllSeenError
+    def look(layer: AKConv, x: Tensor, _: None) -> tuple[float, int, int]:
+        offset = layer.offsets(x)[:1].float()
+        outside = off_map(*sampling_positions(offset, layer.points, layer.stride)[0].chunk(2), x.shape[2:])
+        displacement = torch.hypot(*offset[0].chunk(2)).mean()
+        return float(displacement), int(outside.sum()), outside.numel()
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(look(name)) for name, layer in layers.items()]
     training = network.training
     network.eval()
     try:
-        network(image)
-    except _AllSeenError:
-        pass
+        seen = seen_in_pass(network, image, layers.values(), look, before=True)
     finally:
         if training:
             network.train()
-        for handle in handles:
-            handle.remove()
-    return {name: seen[name] for name in layers if name in seen}
+    return {name: seen[layer] for name, layer in layers.items() if layer in seen}
 
 
 def draw_offsets(trainer: Any) -> None:
@@ -133,7 +117,6 @@ def draw_offsets(trainer: Any) -> None:
 
 def _draw_offsets(trainer: Any) -> None:
     """Draw the picture."""
-    from ultralytics_akconv.host import input_channels
     from ultralytics_akconv.plots import plot_field
 
     network = _averaged(trainer)
@@ -141,7 +124,7 @@ def _draw_offsets(trainer: Any) -> None:
         LOGGER.info(f"AKConv: no {PICTURE} for images of {input_channels(network)} channels")
         return
     file = Path(trainer.save_dir) / PICTURE
-    save_figure(plot_field(network, _validation_image(trainer), imgsz=_imgsz(trainer)), file, dpi=150)
+    save_figure(plot_field(network, _validation_image(trainer), imgsz=training_side(trainer)), file, dpi=150)
     trainer.on_plot(file)
 
 
@@ -149,12 +132,6 @@ def _averaged(trainer: Any) -> Any:
     """Return the network whose weights the trainer averages and saves; of a distillation, the one that learns."""
     network = getattr(getattr(trainer, "ema", None), "ema", None)
     return getattr(network, "student_model", network)
-
-
-def _imgsz(trainer: Any) -> int:
-    """Return the image side of a training; the larger of [height, width]."""
-    size = trainer.args.imgsz
-    return size if isinstance(size, int) else max(size)
 
 
 def _validation_image(trainer: Any) -> str:

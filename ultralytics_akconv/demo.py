@@ -23,7 +23,7 @@ from torch import nn
 from ultralytics import YOLO
 
 from ultralytics_akconv.files import write_whole
-from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.plots import image_samples
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def build_demo(akconv: Path, plain: Path, images: Sequence[Path], runtime: Path,
 
     Args:
         akconv: A trained detector with AKConv layers.
-        plain: Its twin without, trained on the same classes at the same image size.
+        plain: The plain model, trained on the same classes at the same image size.
         images: Images that the page offers.
         runtime: Folder that holds the files of `RUNTIME`: `dist` of the npm package onnxruntime-web.
         out: Folder to write.
@@ -93,7 +93,7 @@ def _in_common(models: dict[str, YOLO]) -> tuple[list[str], int]:
                 f"'{model.ckpt_path}' is of a training that has not ended, it is from epoch {epoch + 1}: "
                 "let it end, or remove its folder to train anew"
             )
-    has = {name: any(isinstance(m, AKConv) for m in model.model.modules()) for name, model in models.items()}
+    has = {name: bool(akconvs(model.model)) for name, model in models.items()}
     if has != {"akconv": True, "plain": False}:
         raise ValueError(f"the first model must have AKConv layers and the second none, they have: {has}")
     names, sizes = ([pick(model) for model in models.values()] for pick in (_names, _image_size))
@@ -195,15 +195,12 @@ def _add_offsets(graph: onnx.GraphProto, network: nn.Module) -> None:
     """Give the offsets of every AKConv layer as an output that has the layer's name."""
     from onnx import TensorProto, helper
 
-    for name, module in network.named_modules():
-        if isinstance(module, AKConv):
-            weight = f"{name}.p_conv.weight"
-            [offsets] = (
-                node.output[0] for node in graph.node if node.op_type == "Conv" and node.input[1].endswith(weight)
-            )
-            graph.node.append(helper.make_node("Identity", [offsets], [name], name=f"{name}/offsets"))
-            shape = ["batch", 2 * module.num_param, f"{name}.h", f"{name}.w"]
-            graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    for name, layer in akconvs(network).items():
+        weight = f"{name}.p_conv.weight"
+        [offsets] = (node.output[0] for node in graph.node if node.op_type == "Conv" and node.input[1].endswith(weight))
+        graph.node.append(helper.make_node("Identity", [offsets], [name], name=f"{name}/offsets"))
+        shape = ["batch", 2 * layer.num_param, f"{name}.h", f"{name}.w"]
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
 
 def _store_half(graph: onnx.GraphProto, network: nn.Module) -> None:

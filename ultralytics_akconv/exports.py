@@ -12,11 +12,12 @@ from typing import Any
 from torch import nn
 
 from ultralytics_akconv.functional import export_form
-from ultralytics_akconv.functional.movable import movable_traces
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.movable import movable_traces
 from ultralytics_akconv.paddle import teach_x2paddle
 
-# Format -> form, where "gather", which every other format gets, is not the fastest that is right; see docs/export.md.
+# Format -> form, where "gather", which every other format gets, is not the fastest that is right; measured in
+# docs/results/export.md.
 FORM_OF = {"mnn": "grid", "ncnn": "grid", "openvino": "deform", "paddle": "outer-fixed", "torchscript": "grid"}
 FORM_OF.update(dict.fromkeys(("executorch", "litert"), "lookup"))
 FORM_OF.update(dict.fromkeys(("edgetpu", "pb", "saved_model", "tfjs", "tflite"), "flat"))  # what onnx2tf converts
@@ -36,7 +37,8 @@ def choose_form(format_: str, opset: int | None = None, bits: int = 32, device: 
         format_: The host's name of the format, as in `yolo export format=...`.
         opset: The ONNX opset asked for, None for the host's choice (which lies between 16 and 18).
         bits: Of the numbers that the runtime computes with. In float16, 16, only "gather" keeps its positions exact.
-        device: Type of the device that the model is traced on, which a TorchScript file is bound to.
+        device: Type of the device that the model is traced on. A TorchScript file may be moved from CPU to GPU, and is
+            fastest where it was made.
     """
     if bits == 16 and format_ in ("onnx", "torchscript"):
         return "gather"
@@ -70,7 +72,7 @@ def check_export(format_: str, opset: int | None = None, bits: int = 32, dynamic
     if format_ == "ncnn" and batch > 1:
         raise ValueError(
             f"ncnn takes one image at a time, and crashes in a model that was exported for a batch of {batch}: "
-            "export with batch=1; the host hands it the images of a batch one after the other"
+            "export with batch=1; Ultralytics hands it the images of a batch one after the other"
         )
     if format_ in _NOT_OF_ONNX:
         return  # whether such a format takes an opset is the host's to say

@@ -31,9 +31,22 @@ def check_host() -> None:
 
 
 def input_channels(network: Any) -> int:
-    """Return how many channels a network's images have; the host notes it under names that differ by release."""
-    model = getattr(network, "yaml", None) or {}
+    """Return how many channels a network's images have, or those of a model dictionary.
+
+    The host notes it under names that differ by release.
+    """
+    model = network if isinstance(network, dict) else getattr(network, "yaml", None) or {}
     return model.get("channels", model.get("ch", 3))
+
+
+def training_side(trained: Any) -> int:
+    """Return the image side, in pixels, of a trainer, or at which a network was trained; 640 if that is unknown.
+
+    Of `imgsz=[height, width]`, at which the host also trains, it is the larger.
+    """
+    args = getattr(trained, "args", None) or {}
+    size = (args if isinstance(args, dict) else vars(args)).get("imgsz") or 640
+    return int(max(size) if isinstance(size, (list, tuple)) else size)
 
 
 def built_like(network: Any, model: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 from ultralytics_akconv.host import built_like
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.modules import BLOCKS, AKConv
 from ultralytics_akconv.opening import host_model
 from ultralytics_akconv_startup import later_name
@@ -36,13 +37,12 @@ def model_info(model: str | Path, imgsz: int = 640) -> ModelInfo:
     """Build a model and return its size, its AKConv modules, and the size it has without AKConv.
 
     Args:
-        model: A model YAML or a checkpoint: whatever the host's `YOLO(...)` takes.
+        model: A model YAML or a checkpoint: whatever Ultralytics' `YOLO(...)` takes.
         imgsz: Image side in pixels at which GFLOPs are counted.
     """
     network = host_model(model, exported=False).model
     plain = built_like(network, plain_model(network.yaml))
-    akconvs = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
-    return ModelInfo(_size(network, imgsz), _size(plain, imgsz), akconvs)
+    return ModelInfo(_size(network, imgsz), _size(plain, imgsz), akconvs(network))
 
 
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Tables in Markdown: the one place that knows where their bars go."""
+"""Tables in Markdown and as plain text: the one place that knows where bars and blanks go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 def markdown_table(
@@ -31,3 +31,23 @@ def markdown_table(
         rules = [f" {'-' * width} " for width in widths]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([head, f"|{'|'.join(rules)}|", *body])
+
+
+def text_table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], justify: Callable[[str, int], str] = str.ljust
+) -> str:
+    """Return a table for a console: columns with two blanks between them, no newline at its end.
+
+    Args:
+        titles: What stands above the columns.
+        rows: The cells of each row, from left to right.
+        justify: `str.ljust` or `str.rjust`, with which every cell is brought to the width of its column.
+
+    Example:
+        >>> print(text_table(("layer", "N"), [("model.1", "5")]))
+        layer    N
+        model.1  5
+    """
+    lines = [titles, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(justify, line, widths)).rstrip() for line in lines)

@@ -19,7 +19,7 @@ from ultralytics_akconv.functional import BORDERS, akconv2d, is_traced, resample
 from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.scaling import check_scale, with_gradient_times
 from ultralytics_akconv.functional.tracing import has_hooks, is_transformed
-from ultralytics_akconv.shapes import Points, check_num_param, sampling_points
+from ultralytics_akconv.shapes import Points, check_int, check_num_param, sampling_points
 
 # Published key -> ours: the published module is a plain Sequential(Conv2d, BatchNorm2d, SiLU), ours the host's Conv.
 PUBLISHED_PREFIXES = {"conv.0.": "conv.conv.", "conv.1.": "conv.bn."}
@@ -52,20 +52,11 @@ class OffsetConv2d(nn.Conv2d):
         return self._conv_forward(x, weight, bias)
 
 
-def _check_positive_int(name: str, value: int) -> int:
-    """Return `value` if it is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
-
-
 class AKConv(nn.Module):
     """Convolution with any number of sampling points, any initial shape and learned offsets.
 
     What: a 3x3 convolution predicts an offset for each of N points; the input is sampled there bilinearly and the N
-    samples of a pixel go through one (N, 1) column convolution, BatchNorm and SiLU (the host's `Conv`).
+    samples of a pixel go through one (N, 1) column convolution, BatchNorm and SiLU (Ultralytics' `Conv`).
 
     Paper: "AKConv: Convolutional Kernel with Arbitrary Sampled Shapes and Arbitrary Number of Parameters", arXiv
     2311.11587; published later as "LDConv: Linear deformable convolution" (Image and Vision Computing 2024, 105190).
@@ -83,10 +74,10 @@ class AKConv(nn.Module):
         border: "paper" (published: the border pixel counts twice an axis), "clamp" (replicate) or "zeros".
         origin: "corner" (published: the shape's top-left lies on the output pixel) or "center".
         offset_lr: Factor on the gradient of the offset branch's weight and bias in training; 1.0 leaves it as it is.
-            It acts like a learning rate under SGD. Adam and its kin divide such a factor out again, and so does the
-            host's MuSGD, which `optimizer=auto` takes for long trainings; `freeze=["1.p_conv", ...]` of the host
+            It acts like a learning rate under SGD. Adam and its kin divide such a factor out again, and so does
+            MuSGD of Ultralytics, which `optimizer=auto` takes for long trainings; its `freeze=["1.p_conv", ...]`
             holds the offsets under each of them. May be set later, too.
-        act: The activation, as in the host's `Conv`: True for its default, False for none, or a module.
+        act: The activation, as in Ultralytics' `Conv`: True for its default, False for none, or a module.
         bias: Whether the column convolution adds a bias before its BatchNorm, as the published code can.
 
     Shapes: (B, C1, H, W) -> (B, C2, h, w).
@@ -122,10 +113,10 @@ class AKConv(nn.Module):
             raise TypeError(f"act must be a bool or a module, got {act!r} ({type(act).__name__})")
         if not isinstance(bias, bool):
             raise TypeError(f"bias must be a bool, got {bias!r} ({type(bias).__name__})")
-        self.in_channels = _check_positive_int("in_channels", in_channels)
-        self.out_channels = _check_positive_int("out_channels", out_channels)
+        self.in_channels = check_int("in_channels", in_channels, 1)
+        self.out_channels = check_int("out_channels", out_channels, 1)
         self.num_param = check_num_param(num_param)
-        self.stride = _check_positive_int("stride", stride)
+        self.stride = check_int("stride", stride, 1)
         self.points: Points = sampling_points(num_param, shape, origin)
         self.shape = shape if isinstance(shape, str) else "custom"
         self.border = border
@@ -228,7 +219,10 @@ class AKConv(nn.Module):
 
 
 class _UnexpectedKey(str):
-    """A key of a state dict, which says in an error why it was not expected."""
+    """A key of a state dict, which says in an error why it was not expected.
+
+    PyTorch writes unexpected keys into its error by an f-string, which asks `__format__`; to all else it is the key.
+    """
 
     def __format__(self, spec: str) -> str:
         return getattr(self, "why", str(self))
@@ -275,7 +269,7 @@ class AKConvBlock(nn.Module):
 def _akconv_block(host_block: type[nn.Module]) -> type[nn.Module]:
     """Return the class `X_AKConv` of a host block X; it pickles under this module, where `BLOCKS` puts it."""
     name = f"{host_block.__name__}_AKConv"
-    doc = f"The host's {host_block.__name__} with AKConv for its 3x3 convolutions; arguments as in `AKConvBlock`."
+    doc = f"Ultralytics' {host_block.__name__} with AKConv for its 3x3 convolutions; arguments as in `AKConvBlock`."
     return type(name, (AKConvBlock, host_block), {"__module__": __name__, "__doc__": doc})
 
 

@@ -17,8 +17,13 @@ _OURS = Path(__file__).resolve().parent
 _HOST = Path(ultralytics.__file__).resolve().parent
 
 
+def wrapper_class(name: str) -> type[YOLO | RTDETR]:
+    """Return the host's class of a model by its name, or that of its network: only RT-DETR has one of its own."""
+    return RTDETR if "rtdetr" in name.lower() else YOLO
+
+
 def host_model(model: str | Path, exported: bool = True) -> YOLO | RTDETR:
-    """Return the host's object of a model YAML or a checkpoint; only RT-DETR has a class of its own.
+    """Return the host's object of a model YAML or a checkpoint.
 
     Args:
         model: What the host's `YOLO(...)` takes.
@@ -29,7 +34,7 @@ def host_model(model: str | Path, exported: bool = True) -> YOLO | RTDETR:
         ValueError: If there is one of which the host makes no model, whatever it raises; or it is an exported one.
     """
     with _named(model):
-        opened = (RTDETR if "rtdetr" in Path(model).stem.lower() else YOLO)(model)
+        opened = wrapper_class(Path(model).stem)(model)
     if not exported and not isinstance(opened.model, nn.Module):
         raise ValueError(f"'{model}' is no model in PyTorch: give a checkpoint (.pt) or a model YAML")
     return opened

@@ -15,7 +15,7 @@ from reprlib import repr  # of a shape from a file: a million numbers or bracket
 
 Points = tuple[tuple[float, float], ...]
 
-MAX_NUM_PARAM = 1024  # far above any use (a 31x31 kernel has 961 taps); keeps a typo from exhausting the memory
+MAX_NUM_PARAM = 1024  # far above any use (a 31x31 kernel has 961 weights); keeps a typo from exhausting the memory
 MAX_COORDINATE = 4096.0  # input pixels; coordinates stay exact in float32 next to any image size
 ORIGINS = ("corner", "center")
 
@@ -88,6 +88,20 @@ _FIXED: dict[str, Points] = {
 SHAPES: tuple[str, ...] = (*_FAMILIES, *_FIXED)
 
 
+def check_int(name: str, value: int, least: int | None = None) -> int:
+    """Return `value` if it is an int, and not below `least`.
+
+    Raises:
+        TypeError: If it is not an int.
+        ValueError: If it is below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
+
+
 def check_num_param(num_param: int) -> int:
     """Return `num_param` if it is an int from 1 to `MAX_NUM_PARAM`.
 
@@ -95,8 +109,7 @@ def check_num_param(num_param: int) -> int:
         TypeError: If it is not an int.
         ValueError: If it is out of range.
     """
-    if isinstance(num_param, bool) or not isinstance(num_param, int):
-        raise TypeError(f"num_param must be an int, got {num_param!r} ({type(num_param).__name__})")
+    check_int("num_param", num_param)
     if not 1 <= num_param <= MAX_NUM_PARAM:
         raise ValueError(f"num_param must be from 1 to {MAX_NUM_PARAM}, got {num_param}")
     return num_param

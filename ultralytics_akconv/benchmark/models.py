@@ -15,6 +15,7 @@ from ultralytics_akconv.benchmark.peers import Peer, grid_samples, naive_samples
 from ultralytics_akconv.benchmark.timing import find_device, interleave, peak_memory
 from ultralytics_akconv.host import built_like, input_channels
 from ultralytics_akconv.info import plain_model
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.opening import host_model
 
@@ -83,7 +84,7 @@ def _network(name: str, model: str, device: torch.device, layout: str) -> nn.Mod
     # A second one for every peer: the first, dropped, leaves free memory that a step takes up without a higher peak.
     plain = name == "conv 3x3"
     network = built_like(first, plain_model(first.yaml)) if plain else copy.deepcopy(first)
-    for layer in [module for module in network.modules() if isinstance(module, AKConv)]:
+    for layer in akconvs(network).values():
         nn.init.normal_(layer.p_conv.weight, std=0.02)
         nn.init.normal_(layer.p_conv.bias)
     if name in ("definition", "grid_sample"):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Other ways to compute the same samples, to measure against: by the definition, and with ready-made operators.
+"""Other ways to sample at the same points, to measure against: by the definition, and with ready-made operators.
 
-Each is a function like `functional.resample`, slower or unable to do all that AKConv does, and used here only.
+Within the map they agree; beyond it each has the border of its operator, as its docstring says. Each is a function like
+`functional.resample`, slower or unable to do all that AKConv does, and used here only.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class DeformPeer(nn.Module):
         wanted = torch.tensor(layer.points, dtype=offset.dtype, device=offset.device)  # (N, 2)
         wanted[:, 0] -= torch.arange(n, device=offset.device)
         offset = rearrange(offset, "b (two n) h w -> b n two h w", two=2) + wanted[:, :, None, None]
-        missing = (layer.stride * (offset.shape[3] - 1) + n - x.shape[2], 0)  # rows the N-tap kernel lacks below
+        missing = (layer.stride * (offset.shape[3] - 1) + n - x.shape[2], 0)  # rows the kernel of N rows lacks below
         x = nn.functional.pad(x, (0, 0, 0, max(0, missing[0])))
         weight = layer.conv.conv.weight
         weight = weight.flatten().view(weight.shape)  # of a 1x1 kernel, torchvision 0.21 trains none in channels_last

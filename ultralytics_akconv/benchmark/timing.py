@@ -49,10 +49,10 @@ def interleave(
     times: dict[str, list[float]] = {name: [] for name in peers}
     for turn in range(warmup + repeats):
         for name, run in peers.items():
-            _synchronize(device)
+            synchronize(device)
             start = time.perf_counter()
             run()
-            _synchronize(device)
+            synchronize(device)
             if turn >= warmup:
                 times[name].append((time.perf_counter() - start) * 1e3)
     first = next(iter(times.values()))
@@ -67,7 +67,7 @@ def summary(taken: list[float], first: list[float]) -> Timing:
     )
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for work that a GPU still has to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -13,12 +13,11 @@ from ultralytics_akconv.benchmark import LayerSize, benchmark_layers
 from ultralytics_akconv.benchmark.measurements import machine
 from ultralytics_akconv.checks.environment import Finding
 from ultralytics_akconv.functional.kernels import kernel_status
-from ultralytics_akconv.functional.kernels.trust import SWITCH
+from ultralytics_akconv.functional.kernels.trust import CAPABILITY, SWITCH
 from ultralytics_akconv.functional.paths import sampling_path
 
 _LAYER = LayerSize(64, 128, 80)  # the middle one of the six of YOLOv8n
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_OLDEST = (7, 0)  # the compute capability that Triton needs
 
 
 def devices() -> Iterator[Finding]:
@@ -65,7 +64,7 @@ def path(device: torch.device, dtype: torch.dtype) -> Finding:
     value += f"; self-check: {errors}" if errors else ""
     if status.trusted:
         return Finding(name, value)
-    could = importlib.util.find_spec("triton") and torch.cuda.get_device_capability(device) >= _OLDEST
+    could = importlib.util.find_spec("triton") and torch.cuda.get_device_capability(device) >= CAPABILITY
     problem = f"{name}: the kernels are not used: {status.reason}" if could and os.environ.get(SWITCH) != "0" else None
     return Finding(name, f"{value}; no kernels: {status.reason}", problem)
 

@@ -35,7 +35,7 @@ GROUPS = {
         "ablation": ("what the offsets of a trained model are worth", "ablation:add_ablation"),
     },
     "benchmarks": {
-        "op": ("one layer against a 3x3 Conv and against its other forms", "benchmark:add_op"),
+        "op": ("one layer against a 3x3 Conv and against its peers", "benchmark:add_op"),
         "model": ("a whole model against the same model with 3x3 Conv", "benchmark:add_model"),
         "export": ("export formats: works, difference from PyTorch, cost", "benchmark:add_export"),
         "train": ("train with and without AKConv, several seeds each, and compare", "train:add_train"),

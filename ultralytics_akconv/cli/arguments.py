@@ -60,7 +60,7 @@ def shape(text: str) -> str | list:
 
 
 def names(text: str) -> list[str]:
-    """Read cv1,cv2."""
+    """Read cv1,cv2 or 3,model.5."""
     return text.split(",")
 
 

@@ -29,9 +29,10 @@ def add_op(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `akconv benchmark op`."""
     parser.add_argument("--size", type=_size, nargs="+", default=YOLOV8N_LAYERS, metavar="IN,OUT,SIDE",
                         help="channels and input side of a stride-2 layer (default: the six of YOLOv8n)")  # fmt: skip
-    parser.add_argument("--num-param", type=positive, nargs="+", default=[5], metavar="N")
-    parser.add_argument("--batch", type=positive, default=1)
-    parser.add_argument("--dtype", choices=_DTYPES, default="float32")
+    parser.add_argument("--num-param", type=positive, nargs="+", default=[5], metavar="N",
+                        help="numbers of sampling points (default 5)")  # fmt: skip
+    parser.add_argument("--batch", type=positive, default=1, help="images of a batch (default 1)")
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="default float32")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too (five processes a peer)")
     _add_common(parser, repeats=30)
     parser.set_defaults(run=_run_op)
@@ -64,7 +65,9 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser, repeats: int) -> None:
     """Add the options that both commands have."""
     parser.add_argument("--device", type=_device, default="cpu", help="cpu (default), cuda, or a GPU by its number")
-    parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, default="channels_last", help="of the memory (default channels_last)"
+    )
     parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--repeats", type=positive, default=repeats, help=f"counted rounds (default {repeats})")
     _add_files(parser)

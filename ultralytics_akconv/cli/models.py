@@ -29,8 +29,8 @@ def add_graft(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-param", type=numbers, default=5, metavar="N", help="5, or one a layer: 5,7,9")
     parser.add_argument("--where", type=where, default="downsample", help=f"{WHERE_HELP} (default downsample)")
     parser.add_argument("--shape", type=shape, default="default", help=f"{', '.join(SHAPES)}, or [[row, col], ...]")
-    parser.add_argument("--border", choices=BORDERS, default="paper")
-    parser.add_argument("--origin", choices=ORIGINS, default="corner")
+    parser.add_argument("--border", choices=BORDERS, default="paper", help="default paper, as published")
+    parser.add_argument("--origin", choices=ORIGINS, default="corner", help="default corner, as published")
     parser.add_argument("--convs", type=names, metavar="NAMES", help=CONVS_HELP)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the file to write; without it, print")
     parser.set_defaults(run=_run_graft)
@@ -61,10 +61,8 @@ def _run_graft(options: argparse.Namespace) -> None:
 
 def _run_models(options: argparse.Namespace) -> None:
     """Print the names, their scales and the host model behind them."""
-    print(
-        "Names for model=. A scale letter follows the version (yolo11s-akconv.yaml), and any number of sampling points"
-    )
-    print("-akconv where a host model is named; without it, N is 5 (yolo26n-seg-akconv7.yaml).\n")
+    print("Names for model=. Append -akconv and a number of points (default 5) to the name of any Ultralytics model,")
+    print("its scale letter after the version: yolo11s-akconv.yaml, yolo26n-seg-akconv7.yaml.\n")
     for name, source, scales in resolvable_models():
         print(f"{name:<32}{' '.join(scales):<12}{source or 'shipped'}")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ultralytics_akconv.cli.arguments import positive, shape
+from ultralytics_akconv.cli.arguments import names, positive, shape
 from ultralytics_akconv.files import check_figure, save_figure
 from ultralytics_akconv.plots import GALLERY, plot_field, plot_histogram, plot_offsets, plot_shapes, plot_training
 from ultralytics_akconv.shapes import ORIGINS, SHAPES
@@ -20,16 +20,16 @@ def add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-param", type=positive, default=5, metavar="N", help="points of a named shape (default 5)"
     )
-    parser.add_argument("--origin", choices=ORIGINS, default="corner")
+    parser.add_argument("--origin", choices=ORIGINS, default="corner", help="default corner, as published")
     add_output(parser, "shapes.png", _run_shapes)
 
 
 def add_offsets(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `akconv plot offsets`."""
     parser.add_argument("model", help="a checkpoint, or a model YAML for an untrained one")
-    parser.add_argument("image", type=Path)
+    parser.add_argument("image", type=Path, help="an image file")
     parser.add_argument(
-        "--layer", type=_names, metavar="LAYERS", help="YAML rows or module names: 3 or 3,model.5 (default: all)"
+        "--layer", type=names, metavar="LAYERS", help="YAML rows or module names: 3 or 3,model.5 (default: all)"
     )
     parser.add_argument(
         "--at", type=_pixel, action="append", metavar="X,Y",
@@ -54,11 +54,6 @@ def add_output(parser: argparse.ArgumentParser, output: str, run: object) -> Non
     parser.add_argument("--dark", action="store_true", help="draw for a dark page")
     parser.add_argument("-o", "--output", type=Path, default=Path(output), help="PNG, SVG or PDF by its ending")
     parser.set_defaults(run=run)
-
-
-def _names(text: str) -> list[str]:
-    """Read 3,model.5."""
-    return text.split(",")
 
 
 def _pixel(text: str) -> tuple[float, float]:

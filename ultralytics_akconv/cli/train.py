@@ -19,14 +19,16 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `akconv benchmark train`."""
     _add_common(parser, _run_train)
     parser.add_argument("--model", nargs="+", default=["yolov8n.yaml"], help="models without AKConv")
-    parser.add_argument("--num-param", type=positive, nargs="*", default=[3, 5, 9], metavar="N")
-    parser.add_argument("--shape", nargs="+", default=["default"], metavar="SHAPE")
+    parser.add_argument("--num-param", type=positive, nargs="*", default=[3, 5, 9], metavar="N",
+                        help="numbers of sampling points, none for the arms alone (default 3 5 9)")  # fmt: skip
+    parser.add_argument("--shape", nargs="+", default=["default"], metavar="SHAPE",
+                        help="initial shapes of each number of points (default: default)")  # fmt: skip
     parser.add_argument(
         "--arm", action="append", default=[], metavar="'KEY=VALUE ...'",
         help="a further arm of each model, may be repeated: num_param, shape, where, border, origin as of `graft`, and "
         "arguments of Ultralytics of its own; freeze=offsets leaves the offsets as they start",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each arm (default 0 1 2)")
     parser.add_argument("--no-baseline", action="store_true", help="leave out the models without AKConv")
     parser.add_argument("--split", default="val", help="split on which the best epoch is evaluated (default val)")
     parser.add_argument("--engine", choices=ENGINES, help="default serial, or processes with --jobs")
@@ -42,7 +44,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `akconv evaluate`."""
     _add_common(parser, _run_evaluate)
     parser.add_argument("model", help="a checkpoint")
-    parser.add_argument("--split", default="val")
+    parser.add_argument("--split", default="val", help="val, test or train (default val)")
     parser.add_argument("--imgsz", type=positive, default=640, help="image side in pixels (default 640)")
     parser.add_argument("--annotations", metavar="JSON", help="the original instances JSON, if not beside the dataset")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")

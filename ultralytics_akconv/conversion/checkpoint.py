@@ -52,7 +52,7 @@ def read_source(source: str | Path | nn.Module) -> nn.Module:
             f"source must be a checkpoint file, a YOLO or a module, got {source!r} ({type(source).__name__})"
         )
     if not isinstance(source, tasks.BaseModel) or not isinstance(getattr(source, "yaml", None), dict):
-        raise ValueError(f"source must be a model that the host built from a YAML, got a {type(source).__name__}")
+        raise ValueError(f"source must be a model that Ultralytics built from a YAML, got a {type(source).__name__}")
     _check_unquantized("source", source)
     return deepcopy(source).cpu().float().eval()
 
@@ -68,7 +68,7 @@ def _read_file(file: str | Path) -> nn.Module:
     except Exception as error:  # what a broken pickle or a failed download raises is anything at all
         if not Path(file).is_file():
             raise FileNotFoundError(f"'{file}' does not exist") from error
-        raise ValueError(f"'{file}' is no checkpoint of the host: {type(error).__name__}: {error}") from error
+        raise ValueError(f"'{file}' is no checkpoint of Ultralytics: {type(error).__name__}: {error}") from error
 
 
 def check_output(file: str | Path) -> Path:
@@ -108,7 +108,7 @@ def _is_half(model: nn.Module) -> bool:
 
 
 def write_checkpoint(model: Any, file: str | Path, source: Any = None) -> Path:
-    """Write a model as a finished checkpoint of the host: all of it, or nothing.
+    """Write a model as a finished checkpoint of Ultralytics: all of it, or nothing.
 
     Args:
         model: The model, or a `YOLO` that holds it; its `args` become the checkpoint's `train_args`.
@@ -121,7 +121,7 @@ def write_checkpoint(model: Any, file: str | Path, source: Any = None) -> Path:
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        TypeError: If it is no model of the host: nothing else can be read again.
+        TypeError: If it is no model of Ultralytics: nothing else can be read again.
         ValueError: If the name does not end in `.pt`.
     """
     path = check_output(file)
@@ -153,6 +153,6 @@ def _host_model(name: str, model: Any) -> nn.Module:
     """Return a model of the host, also out of a `YOLO` or `RTDETR`."""
     inside = unwrapped(model)
     if not isinstance(inside, tasks.BaseModel):
-        raise TypeError(f"{name} must be a YOLO or a model that the host built, got a {type(inside).__name__}")
+        raise TypeError(f"{name} must be a YOLO or a model that Ultralytics built, got a {type(inside).__name__}")
     _check_unquantized(name, inside)
     return inside

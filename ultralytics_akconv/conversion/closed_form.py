@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ultralytics_akconv.functional.remembering import remembered
 
-RHO = 0.9  # the prior's correlation of neighbouring pixels: of those measured, it keeps a network's outputs best
+RHO = 0.9  # the assumed correlation of neighbouring pixels: of those measured, it keeps a network's outputs best
 # With which the expected error is computed: pixels are less alike once their mean is gone, and the BatchNorm takes it.
-# So it comes out right for most layers and too high for the smoothest. Both were measured, see docs/transfer.md.
+# So it comes out right for most layers and too high for the smoothest. Both were measured, see
+# docs/results/transfer/conversion.md and expected.md.
 RHO_CENTRED = 0.65
 _NOISE = 1e-6  # variance of a point's own noise: points that read nearly the same pixels get bounded weights
 _FIRST_STEP, _LAST_STEP = 0.5, 1 / 16  # px; the search halves its step between these
@@ -84,7 +85,7 @@ def expected_error(gram: Tensor, points: Tensor, rho: float = RHO_CENTRED) -> Te
 
 
 def project(weight: Tensor, points: Tensor) -> Tensor:
-    """Return the weights (C2, C1, N) for the points that reproduce a 3x3 convolution best under the prior, float64.
+    """Return the weights (C2, C1, N) for the points that reproduce a 3x3 convolution best for such pixels, float64.
 
     Points on all nine pixels get the kernel itself, any further ones zero.
 

@@ -17,10 +17,11 @@ from ultralytics.nn import tasks
 from ultralytics_akconv.conversion.budget import Budget, choose
 from ultralytics_akconv.conversion.checkpoint import read_source, unwrapped
 from ultralytics_akconv.conversion.expectation import Expectation
-from ultralytics_akconv.conversion.pairs import Pair, akconvs, converted_state, find_pairs, placed, solve_without_data
+from ultralytics_akconv.conversion.pairs import Pair, find_pairs, named_state, placed, solve_without_data
 from ultralytics_akconv.conversion.report import LayerReport, Transfer
 from ultralytics_akconv.grafting import graft
-from ultralytics_akconv.host import built_like, input_channels
+from ultralytics_akconv.host import built_like, input_channels, training_side
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.modules import AKConv
 
 # Of `graft`, with defaults that make an AKConv read what an ordinary convolution reads.
@@ -69,7 +70,7 @@ def transfer(
         imgsz: Side of their square input in pixels; the source's training size by default.
         distill: Steps in which, after the fit, the new layers learn together from the source model on the unlabelled
             images of `data`, a batch of them a step. Every other tensor stays as it is.
-        device: Where they learn, as the host takes it ("cpu", "0"); a GPU if there is one by default.
+        device: Where they learn, as Ultralytics takes it ("cpu", "0"); a GPU if there is one by default.
         seed: Of the choice of these images and their augmentation.
         options: What else `graft` takes: `where`, `shape`, `border`, `origin` and `convs`. Here `border` is "zeros" and
             `origin` "center" by default, as in an ordinary convolution; the initial shape makes no difference to the
@@ -93,14 +94,16 @@ def transfer(
         raise TypeError(f"unknown option {', '.join(unknown)}: allowed are {', '.join(_OPTIONS)}")
     _check_steps(distill, data)
     source = read_source(source)
-    if any(True for _ in akconvs(source)):
+    if akconvs(source):
         raise ValueError("the source model holds AKConv already: nothing is left to transfer")
     if model is not None:
         chosen = [
             name for name, value in {"num_param": num_param, "budget": budget, **options}.items() if value is not None
         ]
         if chosen:
-            raise ValueError(f"the model is given: {', '.join(chosen)} would choose another")
+            raise ValueError(
+                f"the model is given: {', '.join(chosen)} would choose another; leave out one or the other"
+            )
         target = _given(model, source)
     else:
         if budget is not None and num_param is not None:
@@ -145,7 +148,7 @@ def _grafted(source: nn.Module, **options: Any) -> nn.Module:
     # A source that was trained on for other classes keeps the head of the old ones, but for the last convolutions: its
     # YAML does not tell that any more, so what holds no AKConv is the source's own.
     for i, layer in enumerate(source.model):
-        if not any(True for _ in akconvs(model.model[i])):
+        if not akconvs(model.model[i]):
             model.model[i] = deepcopy(layer)
     return model
 
@@ -205,13 +208,12 @@ def _take_settings(model: nn.Module, source: nn.Module) -> None:
 def _filled(model: nn.Module, source: nn.Module) -> Transfer:
     """Give a model the source's weights and attributes, converted where it has AKConv."""
     pairs = find_all_pairs(model, source)
-    priors = [solve_without_data(pair) for pair in pairs]
+    solutions = [solve_without_data(pair) for pair in pairs]
     state = dict(source.state_dict())
-    for pair, prior in zip(pairs, priors):
+    for pair, solution in zip(pairs, solutions):
         for key in [key for key in state if key.startswith(f"{pair.name}.")]:
             del state[key]
-        converted = converted_state(pair, prior.points, prior.weight)
-        state.update({f"{pair.name}.{key}": value for key, value in converted.items()})
+        state.update(named_state(pair, solution))
     _check_same(model.state_dict(), state)
     model.load_state_dict(state)
     _take_settings(model, source)
@@ -220,7 +222,10 @@ def _filled(model: nn.Module, source: nn.Module) -> Transfer:
             setattr(model, name, deepcopy(value))
     model.eval()
     expectation = Expectation(source, pairs)
-    reports = [_report(pair, expectation.error(pair, prior.points, prior.weight)) for pair, prior in zip(pairs, priors)]
+    reports = [
+        _report(pair, expectation.error(pair, solution.points, solution.weight))
+        for pair, solution in zip(pairs, solutions)
+    ]
     return Transfer(model, source, tuple(reports))
 
 
@@ -247,14 +252,6 @@ def _refined(
         for layer, pair, (prior, fitted) in zip(result.layers, pairs, done.layers)
     ]
     return replace(result, layers=tuple(layers), refined=done)
-
-
-def training_side(source: nn.Module) -> int:
-    """Return the side of the images that a model was trained at, in pixels."""
-    args = getattr(source, "args", {})
-    args = args if isinstance(args, dict) else vars(args)
-    size = args.get("imgsz") or 640
-    return max(size) if isinstance(size, (list, tuple)) else size  # the host also trains at [height, width]
 
 
 def _check_steps(steps: int | None, data: str | Path | None) -> None:

@@ -9,31 +9,21 @@ from copy import copy, deepcopy
 import torch
 from torch import Tensor, nn
 
+from ultralytics_akconv.layers import seen_in_pass
+
 _FLOOR = 1e-3  # least variance of a channel, relative to the mean of its map's
 _EVERYWHERE = 0.2  # of what counts by confidence: as much as this share of its mean counts at every place
 _UNSURE = 1e-3  # mean confidence in a map below which it counts less, since nothing in it is an object
 
 
-class _HeadReachedError(Exception):
-    """Ends a forward pass where the head begins."""
-
-
 def head_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the maps (B, C, h, w) that a model's last layer, its head, reads; the head itself is not run."""
-    seen: list[Tensor] = []
 
-    def stop(module: nn.Module, args: tuple) -> None:
-        inputs = args[0] if isinstance(args[0], (list, tuple)) else [args[0]]
-        seen.extend(each for each in inputs if each.ndim == 4)  # some heads read embeddings of words, too
-        raise _HeadReachedError
+    def maps(head: nn.Module, x: Tensor | Sequence[Tensor], _: None) -> list[Tensor]:
+        inputs = x if isinstance(x, (list, tuple)) else [x]
+        return [each for each in inputs if each.ndim == 4]  # some heads read embeddings of words, too
 
-    handle = model.model[-1].register_forward_pre_hook(stop)
-    try:
-        model(images)
-    except _HeadReachedError:
-        pass
-    finally:
-        handle.remove()
+    (seen,) = seen_in_pass(model, images, [model.model[-1]], maps, before=True).values()
     return seen
 
 

@@ -126,7 +126,7 @@ def distill(
         optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
     amp = device.type == "cuda"
-    scaler = (torch.amp if hasattr(torch.amp, "GradScaler") else torch.cuda.amp).GradScaler(enabled=amp)
+    scaler = gradient_scaler(amp)
 
     kept, kept_step, curve, losses = None, 0, [], []
     checks = {math.ceil(steps * (i + 1) / _CHECKS) for i in range(_CHECKS)}
@@ -156,3 +156,8 @@ def distill(
         for name, state in zip(names, kept):
             modules[name].load_state_dict(state, strict=False)
     return Learned(steps, kept_step, before, best, tuple(curve))
+
+
+def gradient_scaler(enabled: bool) -> torch.amp.GradScaler:
+    """Return what scales gradients on a GPU, of whose class the name has changed with torch 2.3; else does nothing."""
+    return (torch.amp if hasattr(torch.amp, "GradScaler") else torch.cuda.amp).GradScaler(enabled=enabled)

@@ -3,7 +3,7 @@
 
 How much a layer loses depends on how smooth its input is, which its weights do not tell. Pictures do: the amplitudes of
 natural ones fall with the frequency, and noise that is made to fall alike runs through the source model. How steep the
-fall is was measured to matter little, see docs/transfer.md.
+fall is was measured to matter little, see docs/results/transfer/expected.md.
 """
 
 from __future__ import annotations

@@ -33,7 +33,10 @@ def converting_load(host_load: Callable) -> Callable:
         finally:
             handle.remove()
         if verbose:
-            LOGGER.info(f"Transferred {len(pairs)} Conv layers to AKConv (N={_numbers(pairs)}), offsets start at rest")
+            LOGGER.info(
+                f"Transferred {len(pairs)} Conv layers to AKConv (N={_numbers(pairs)}), "
+                "points placed by the offset bias, offset weights at zero"
+            )
             if any(pair.akconv.num_param < 9 for pair in pairs):  # from nine points on nothing is lost
                 LOGGER.info(
                     "This start is made from the weights alone; images, labelled or not, can bring it nearer to "

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
 from ultralytics_akconv.conversion.closed_form import kernel_gram, place_points, project
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.modules import AKConv
 
 # With the "paper" border a point that lands on the last pixel counts twice. So close before it, it reads the same pixel
@@ -34,7 +34,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Prior:
+class Solution:
     """The data-free solution of a layer.
 
     Attributes:
@@ -70,16 +70,11 @@ def mismatch(akconv: AKConv, source: nn.Module | None) -> str | None:
     return None
 
 
-def akconvs(model: nn.Module) -> Iterator[tuple[str, AKConv]]:
-    """Yield the name and the module of every AKConv of a model, front to back."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, AKConv))
-
-
 def find_pairs(model: nn.Module, source: nn.Module) -> tuple[list[Pair], dict[str, str]]:
     """Return every AKConv with its Conv, front to back, and for the others the name and the reason."""
     modules = dict(source.named_modules())
     pairs, reasons = [], {}
-    for name, akconv in akconvs(model):
+    for name, akconv in akconvs(model).items():
         reason = mismatch(akconv, modules.get(name))
         if reason is None:
             pairs.append(Pair(name, akconv, modules[name]))
@@ -88,7 +83,7 @@ def find_pairs(model: nn.Module, source: nn.Module) -> tuple[list[Pair], dict[st
     return pairs, reasons
 
 
-def solve_without_data(pair: Pair) -> Prior:
+def solve_without_data(pair: Pair) -> Solution:
     """Return where the points of a layer go and the weights they get, from the source's weights alone."""
     kernels = pair.conv.conv.weight.detach().cpu().double()  # in this order: Apple's GPU has no float64
     gram = kernel_gram(kernels, pair.gain)
@@ -100,7 +95,7 @@ def solve_without_data(pair: Pair) -> Prior:
     by_start = sorted(range(len(points)), key=pair.akconv.points.__getitem__)
     by_place = sorted(range(len(points)), key=points.tolist().__getitem__)
     order = [point for _, point in sorted(zip(by_start, by_place))]
-    return Prior(points[order], weight[..., order])
+    return Solution(points[order], weight[..., order])
 
 
 def converted_state(pair: Pair, points: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -123,6 +118,12 @@ def converted_state(pair: Pair, points: Tensor, weight: Tensor) -> dict[str, Ten
     return state
 
 
+def named_state(pair: Pair, solution: Solution) -> dict[str, Tensor]:
+    """Return `converted_state` of a data-free solution, by the names that its tensors have in the model."""
+    state = converted_state(pair, solution.points, solution.weight)
+    return {f"{pair.name}.{key}": value for key, value in state.items()}
+
+
 def placed(akconv: AKConv) -> tuple[tuple[float, float], ...]:
     """Return where an AKConv reads as far as it does not depend on the image, (row, col) from the pixel's anchor."""
     rows, cols = akconv.p_conv.bias.detach().cpu().view(2, -1).tolist()
@@ -134,7 +135,5 @@ def converted_tensors(model: nn.Module, source: nn.Module) -> tuple[dict[str, Te
     pairs, _ = find_pairs(model, source)
     tensors = {}
     for pair in pairs:
-        prior = solve_without_data(pair)
-        state = converted_state(pair, prior.points, prior.weight)
-        tensors.update({f"{pair.name}.{key}": value for key, value in state.items()})
+        tensors.update(named_state(pair, solve_without_data(pair)))
     return tensors, pairs

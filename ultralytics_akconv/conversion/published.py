@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ultralytics_akconv.conversion.pairs import akconvs
 from ultralytics_akconv.host import built_like
+from ultralytics_akconv.layers import akconvs
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep the tensors
 
@@ -20,7 +20,7 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
 
     Args:
         state: The state dict of the whole model, or a file of it; it is read without unpickling any code.
-        model: The YAML of the model, as the host finds it.
+        model: The YAML of the model, as Ultralytics finds it.
         nc: Number of classes, if it is not the YAML's.
 
     Returns:
@@ -35,7 +35,7 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
     tensors = _tensors(state)
     whole = host_model(str(model), exported=False)
     built = whole.model
-    if not any(True for _ in akconvs(built)):
+    if not akconvs(built):
         raise ValueError(f"the model '{model}' holds no AKConv")
     if nc is not None and nc != built.yaml["nc"]:
         args, task = built.args, built.task
@@ -46,6 +46,14 @@ def from_published(state: str | Path | dict[str, Any], model: str | Path, nc: in
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the state dict does not fit '{model}' with {built.yaml['nc']} classes: {error}") from error
     return built.float().eval()
+
+
+def inner_state(value: Any) -> Any:
+    """Return the dictionary that one of a training script holds under a usual name, or what was given."""
+    for name in _WRAPPERS:
+        if isinstance(value, dict) and isinstance(value.get(name), dict):
+            value = value[name]
+    return value
 
 
 def _tensors(state: str | Path | dict[str, Any]) -> dict[str, Tensor]:
@@ -61,9 +69,11 @@ def _tensors(state: str | Path | dict[str, Any]) -> dict[str, Tensor]:
                 f"'{file}' is no state dict ({type(error).__name__}): it must hold tensors alone, as "
                 "torch.save(model.state_dict(), file) writes them in the code it was trained with"
             ) from error
-    for name in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(name), dict):
-            state = state[name]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("a state dict must map names to tensors, and this one does not")
+    state = inner_state(state)
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"a state dict must map names to tensors, got {type(state).__name__} {state!r:.20}")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise ValueError(f"a state dict must map names to tensors, this one maps {name!r:.60} to {kind}")
     return dict(state)

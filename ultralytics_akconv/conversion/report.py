@@ -11,6 +11,7 @@ from torch import nn
 
 from ultralytics_akconv.conversion.checkpoint import write_checkpoint
 from ultralytics_akconv.files import save_figure
+from ultralytics_akconv.markdown import text_table
 
 if TYPE_CHECKING:  # it needs the host's data room, which the host may be in the middle of importing
     from ultralytics_akconv.conversion.refinement import Refined
@@ -54,20 +55,19 @@ class Transfer:
     refined: Refined | None = None
 
     def save(self, file: str | Path) -> Path:
-        """Write the model as a checkpoint of the host and return its path; see `write_checkpoint`."""
+        """Write the model as a checkpoint of Ultralytics and return its path; see `write_checkpoint`."""
         return write_checkpoint(self.model, file, self.source)
 
     def table(self) -> str:
         """Return the report as text, a line a layer."""
         measured = any(layer.fitted is not None for layer in self.layers)
         titles = ["layer", "in", "out", "stride", "N"] + (["without data", "fitted"] if measured else ["expected"])
-        rows = [titles]
+        rows = []
         for layer in self.layers:
             errors = [layer.prior, layer.fitted] if measured else [layer.expected]
             numbers = [layer.in_channels, layer.out_channels, layer.stride, layer.num_param]
             rows.append([layer.name, *map(str, numbers), *(f"{100 * error:.1f} %" for error in errors)])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(titles))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+        lines = [text_table(titles, rows, str.rjust)]
         if self.refined is not None:
             lines.append(self.refined.line())
         before, after = (sum(p.numel() for p in model.parameters()) for model in (self.source, self.model))
@@ -76,12 +76,12 @@ class Transfer:
 
     def plot(self, file: str | Path) -> Path:
         """Draw the layers' errors and the places of their points, write the picture and return its path."""
-        from matplotlib import pyplot  # not needed to train or predict
+        from matplotlib.figure import Figure  # not needed to train or predict
 
         count = len(self.layers)
         columns = min(count, 6)
         rows = -(-count // columns)
-        figure = pyplot.figure(figsize=(2.2 * max(columns, 3), 2.6 + 2.3 * rows), layout="constrained")
+        figure = Figure(figsize=(2.2 * max(columns, 3), 2.6 + 2.3 * rows), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=(2.6, 2.3 * rows))
         bars = top.subplots()
         series = {"expected": [layer.expected for layer in self.layers]}
@@ -105,8 +105,5 @@ class Transfer:
             axis.tick_params(labelsize=7)
         for axis in bottom.get_axes()[count:]:
             axis.set_visible(False)
-        try:
-            save_figure(figure, file, dpi=120)
-        finally:
-            pyplot.close(figure)
+        save_figure(figure, file, dpi=120)
         return Path(file)

@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 
 from torch import nn
-from ultralytics import RTDETR, YOLO
 from ultralytics.data.utils import check_cls_dataset, check_det_dataset, img2label_paths
 
 from ultralytics_akconv.conversion.checkpoint import write_checkpoint
-from ultralytics_akconv.conversion.convert import training_side
 from ultralytics_akconv.conversion.images import images_below
 from ultralytics_akconv.conversion.report import Transfer
+from ultralytics_akconv.host import training_side
+from ultralytics_akconv.opening import wrapper_class
 
 _MEASURES = ("metrics/mAP50-95", "metrics/accuracy_top1")  # how the host's names of them begin
 
@@ -66,7 +66,7 @@ def _measured(model: nn.Module, data: str | Path, imgsz: int, device: str | None
     """Return the host's measures of a model on the validation set; its files go to a folder that is removed."""
     with tempfile.TemporaryDirectory() as folder:
         file = write_checkpoint(model, Path(folder) / "model.pt")
-        network = (RTDETR if "RTDETR" in type(model).__name__ else YOLO)(file)
+        network = wrapper_class(type(model).__name__)(file)
         settings = {"data": str(data), "imgsz": imgsz, "device": device, "project": folder, "name": "val"}
         metrics = network.val(**settings, workers=0, plots=False, verbose=False)
     return {name: float(value) for name, value in metrics.results_dict.items() if name.startswith(_MEASURES)}

@@ -225,7 +225,7 @@ def _names(file: Path) -> list[str]:
         if not name or name != name.strip():
             raise ValueError(f"{file}: an object has the class {name!r}: a name without blanks around it is needed")
         if item.find("difficult") is None:
-            raise ValueError(f"{file}: an object without <difficult>, which the host's converter needs")
+            raise ValueError(f"{file}: an object without <difficult>, which Ultralytics' converter needs")
         if _number(file, item, "difficult", int) != 1:  # the others are left out
             left, top, right, bottom = (
                 _number(file, item, f"bndbox/{side}", float) for side in ("xmin", "ymin", "xmax", "ymax")

@@ -4,18 +4,17 @@
 Predictions come from the host's validator, and so do all figures of other tasks than the detection of boxes.
 """
 
-from ultralytics_akconv.evaluation.coco import coco_metrics, from_labels
-from ultralytics_akconv.evaluation.figures import Evaluation, TaskEvaluation, markdown
-from ultralytics_akconv.evaluation.measure import check_evaluation, evaluate
-from ultralytics_akconv.opening import host_model
+from ultralytics_akconv.evaluation.coco import coco_metrics
+from ultralytics_akconv.evaluation.figures import SIZES, Evaluation, TaskEvaluation, markdown
+from ultralytics_akconv.evaluation.measure import check_evaluation, evaluate, score_name
 
 __all__ = (
+    "SIZES",
     "Evaluation",
     "TaskEvaluation",
     "check_evaluation",
     "coco_metrics",
     "evaluate",
-    "from_labels",
-    "host_model",
     "markdown",
+    "score_name",
 )

@@ -8,6 +8,8 @@ from typing import Any
 
 from ultralytics_akconv.markdown import markdown_table
 
+SIZES = ("parameters", "gflops", "latency", "images")  # figures of an evaluation that are no scores
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -71,17 +71,17 @@ def evaluate(
     annotations: str | Path | None = None,
     **arguments: Any,
 ) -> Evaluation | TaskEvaluation:
-    """Evaluate a model on a split of a dataset: boxes by COCO rules too, every other task by the host's own metrics.
+    """Evaluate a model on a split of a dataset: boxes by COCO rules too, every other task by Ultralytics' own metrics.
 
     Args:
-        model: A checkpoint or a model YAML: whatever the host's `YOLO(...)` takes.
-        data: A dataset YAML of the host's form, or what else it takes for the model's task.
+        model: A checkpoint or a model YAML: whatever `YOLO(...)` takes.
+        data: A dataset YAML of Ultralytics' form, or what else it takes for the model's task.
         split: "val", "test" or "train".
         imgsz: Image side in pixels.
         annotations: The original instances JSON of the split. Without it, `annotations/instances_<split folder>.json`
             in the dataset's folder is taken if it is there; otherwise the ground truth is made from the labels, with
             the area of a box for the area of the object, and without crowd boxes, which labels do not hold.
-        arguments: More arguments of the host's `val` (batch, device, conf, max_det, project, name, ...).
+        arguments: More arguments of Ultralytics' `val` (batch, device, conf, max_det, project, name, ...).
 
     Raises:
         FileNotFoundError: If the model, the dataset or the annotations are not there.
@@ -113,7 +113,7 @@ def evaluate(
         "latency": sum(metrics.speed[part] for part in ("preprocess", "inference", "postprocess")),
         "images": len(done.dataloader.dataset),
     }
-    scores = {_score(key): float(value) for key, value in metrics.results_dict.items() if key != "fitness"}
+    scores = {score_name(key): float(value) for key, value in metrics.results_dict.items() if key != "fitness"}
     if not boxes:
         return TaskEvaluation(scores, **common)
     labels, names = done.dataloader.dataset.labels, done.data["names"]
@@ -143,7 +143,7 @@ def _recording(validator: type, made: list[Any]) -> type:
     return Recording
 
 
-def _score(key: str) -> str:
+def score_name(key: str) -> str:
     """Return our name of one of the host's metrics: metrics/mAP50-95(M) -> mask_mAP, metrics/accuracy_top1 -> top1."""
     name, part = re.fullmatch(r"(?:metrics/)?(.+?)(?:\((.)\))?", key).groups()
     return _PARTS.get(part, "") + name.replace("mAP50-95", "mAP").replace("accuracy_", "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ultralytics_akconv.forks.recognition import Found, akconvs, found, parts, weight_of
+from ultralytics_akconv.forks.recognition import Found, akconv_records, found, parts, weight_of
 from ultralytics_akconv.forks.records import Record, TensorRecord, children, is_module, named_modules, state_dict
 from ultralytics_akconv.modules import PUBLISHED_PREFIXES, AKConv
 
@@ -37,11 +37,11 @@ def published_names(module: nn.Module) -> dict[str, str]:
 
 def tensors_of(record: Record) -> dict[str, TensorRecord]:
     """Return the tensors that a rebuilt model must hold: the state of a module without the fixed `p_n` of AKConv."""
-    fixed = {f"{name}.p_n" if name else "p_n" for name in akconvs(record)}
+    fixed = {f"{name}.p_n" if name else "p_n" for name in akconv_records(record)}
     return {name: tensor for name, tensor in state_dict(record).items() if name not in fixed}
 
 
-def differences(record: Record, module: nn.Module, settings: bool = True) -> list[str]:
+def record_differences(record: Record, module: nn.Module, settings: bool = True) -> list[str]:
     """Return every difference, front to back; none if the module can hold the record's tensors and mean the same.
 
     A class that holds AKConv may be named otherwise in the record; all other classes must be namesakes.
@@ -97,7 +97,7 @@ def _unlike(record: Record, module: nn.Module, settings: bool) -> Iterator[str]:
     elif akconv is not None:
         yield from _unlike_akconv(record, akconv, module, settings)
     else:
-        if record.kind != _name(module) and not akconvs(record):
+        if record.kind != _name(module) and not akconv_records(record):
             yield f"{record.path} in the file, {_name(module)} here"
         yield from _unlike_settings(record, module) if settings else ()
 
@@ -141,7 +141,7 @@ def _tensor_differences(record: Record, module: nn.Module) -> list[str]:
     return unlike
 
 
-def input_channels(record: Record) -> int | None:
+def channels_read(record: Record) -> int | None:
     """Return the channels that a module reads: those of its first convolution."""
     for _, inside in named_modules(record):
         akconv, weight = found(inside), weight_of(inside)
@@ -163,5 +163,5 @@ def foreign_classes(record: Record, known: Any) -> dict[str, Record]:
     return {
         name: part
         for name, part in _outside(record)
-        if found(part) is None and not known(part) and not (akconvs(part) and children(part))
+        if found(part) is None and not known(part) and not (akconv_records(part) and children(part))
     }

@@ -10,6 +10,7 @@ import ast
 import copy
 import functools
 import re
+import reprlib
 import sys
 from types import ModuleType
 from typing import Any
@@ -69,27 +70,36 @@ def check_model(model: Any) -> None:
         raise CheckpointError("its model YAML has no rows under backbone and head")
     rows = model["backbone"] + model["head"]
     if not 0 < len(rows) <= _ROWS:
-        raise CheckpointError(f"its model YAML has {len(rows)} rows")
+        raise CheckpointError(f"its model YAML has {len(rows)} rows, allowed are 1 to {_ROWS}")
     for index, row in enumerate(rows):
         if not (isinstance(row, list) and len(row) == 4 and _is_row(*row)):
             raise CheckpointError(f"layer {index} of its model YAML is no [from, repeats, module, [arguments]] row")
     factors = [model.get(name, 1) for name in ("depth_multiple", "width_multiple")]
     scales = model.get("scales") or {}
     if not isinstance(scales, dict) or not all(isinstance(row, list) and len(row) == 3 for row in scales.values()):
-        raise CheckpointError("the scales of its model YAML are no [depth, width, max_channels]")
+        raise CheckpointError(f"the scales of its model YAML are no [depth, width, max_channels]: {_shown(scales)}")
     factors += [factor for row in scales.values() for factor in row[:2]]
-    if not all(_is_number(factor) and 0 <= factor <= 16 for factor in factors):
-        raise CheckpointError("a scale of its model YAML is no number from 0 to 16")
+    wrong = [factor for factor in factors if not (_is_number(factor) and 0 <= factor <= 16)]
+    if wrong:
+        raise CheckpointError(f"a scale of its model YAML is no number from 0 to 16: {_shown(wrong[0])}")
     if not isinstance(model.get("scale", ""), (str, type(None))):
-        raise CheckpointError("scale of its model YAML is no letter")
+        raise CheckpointError(f"scale of its model YAML is no letter: {_shown(model['scale'])}")
     if scales and model.get("scale") and model["scale"] not in scales:
         raise CheckpointError(
             f"its model YAML has no scale {model.get('scale')!r:.20}: it has {', '.join(map(str, scales))}"
         )
     for name in ("nc", "ch", "channels", "reg_max"):
         if name in model and not (type(model[name]) is int and 0 < model[name] <= _LARGEST):
-            raise CheckpointError(f"{name} of its model YAML is no number from 1 to {_LARGEST}")
+            raise CheckpointError(f"{name} of its model YAML is no number from 1 to {_LARGEST}: {_shown(model[name])}")
     _check_activation(model.get("activation"))
+
+
+def _shown(value: Any) -> str:
+    """Return a value from a file in a few characters, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return f"a {type(value).__name__} too long to be written"
 
 
 def _is_row(source: Any, repeats: Any, module: Any, arguments: Any) -> bool:

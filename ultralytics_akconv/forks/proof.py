@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ultralytics_akconv.forks.recognition import found, initial_points, parts
 from ultralytics_akconv.forks.records import CheckpointError, Record, TensorRecord, named_modules
+from ultralytics_akconv.host import input_channels
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.shapes import sampling_points
 
@@ -68,7 +69,7 @@ def prove(model: nn.Module, record: Record, tensors: int, image: str | Path | No
         FileNotFoundError: If there is no such image.
         ValueError: If it cannot be read, or does not fit the model.
     """
-    channels = model.yaml.get("channels", model.yaml.get("ch", 3))
+    channels = input_channels(model)
     x = _pattern(channels) if image is None else _image(image, channels)
     running = copy.deepcopy(model).double().eval()
     records = dict(named_modules(record))

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from ultralytics.nn import tasks
 
 from ultralytics_akconv.conversion import from_published, write_checkpoint
-from ultralytics_akconv.forks.comparison import differences, published_names, tensors_of
+from ultralytics_akconv.conversion.published import inner_state
+from ultralytics_akconv.forks.comparison import published_names, record_differences, tensors_of
 from ultralytics_akconv.forks.files import Content, opened
 from ultralytics_akconv.forks.host_classes import check_model, parsed
 from ultralytics_akconv.forks.proof import Proof, prove
-from ultralytics_akconv.forks.recognition import akconvs
+from ultralytics_akconv.forks.recognition import akconv_records
 from ultralytics_akconv.forks.records import (
     CheckpointError,
     Record,
@@ -31,8 +32,9 @@ from ultralytics_akconv.forks.records import (
     plain,
 )
 from ultralytics_akconv.forks.rows import LayerReport, translated
+from ultralytics_akconv.host import input_channels
+from ultralytics_akconv.markdown import text_table
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "ema")  # under which training scripts keep tensors
 _CLASSES = {
     "detect": "DetectionModel",
     "segment": "SegmentationModel",
@@ -66,12 +68,12 @@ class ForkImport:
     proof: Proof | None
 
     def save(self, file: str | Path) -> Path:
-        """Write the model as a checkpoint of the host, float16 where the fork's was; see `write_checkpoint`."""
+        """Write the model as a checkpoint of Ultralytics, float16 where the fork's was; see `write_checkpoint`."""
         return write_checkpoint(self.model, file, self.model)
 
     def table(self) -> str:
         """Return the report as text, a line a layer."""
-        rows = [["layer", "class in the fork", "row", "AKConv", "N", "stride"]]
+        rows = []
         for layer in self.layers:
             numbers, strides = (
                 ",".join(sorted({str(getattr(akconv, name)) for akconv in layer.akconvs.values()}))
@@ -80,15 +82,14 @@ class ForkImport:
             args = yaml.safe_dump(layer.args, default_flow_style=True, width=float("inf"), sort_keys=False).strip()
             row = f"{layer.module}, {args}"
             rows.append([str(layer.index), layer.path, row, str(len(layer.akconvs)), numbers, strides])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        return "\n".join([*(lines if self.layers else []), *self.notes, *([str(self.proof)] if self.proof else [])])
+        table = [text_table(("layer", "class in the fork", "row", "AKConv", "N", "stride"), rows)] if rows else []
+        return "\n".join([*table, *self.notes, *([str(self.proof)] if self.proof else [])])
 
 
 def from_fork(
     file: str | Path, model: str | Path | None = None, nc: int | None = None, check: str | Path | None = None
 ) -> ForkImport:
-    """Return the model of a checkpoint that was trained in a copy of the host with AKConv pasted into it.
+    """Return the model of a checkpoint that was trained in a copy of Ultralytics with AKConv pasted into it.
 
     The file is read without that copy, and nothing in it is called or imported.
 
@@ -100,8 +101,8 @@ def from_fork(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no such checkpoint, or holds what this package or the installed host does not have;
-            the message names every layer of that kind.
+        ValueError: If the file is no such checkpoint, or holds what this package or the installed Ultralytics does not
+            have; the message names every layer of that kind.
 
     Example:
         >>> result = from_fork("best.pt")  # doctest: +SKIP
@@ -134,9 +135,7 @@ def _published(value: Any) -> dict[str, TensorRecord] | None:
     """Return the tensors of a state dict, or of a dictionary that holds one under a usual name, None of all else."""
     if isinstance(value, dict) and any(is_module(value.get(name)) for name in ("ema", "model")):
         return None
-    for name in _WRAPPERS:
-        if isinstance(value, dict) and isinstance(value.get(name), dict):
-            value = value[name]
+    value = inner_state(value)
     if not isinstance(value, dict) or not value or not all(isinstance(v, TensorRecord) for v in value.values()):
         return None
     if not all(isinstance(name, str) for name in value):
@@ -167,7 +166,7 @@ def _check_needed(record: Record) -> None:
             )
     if any(module.path.module.split(".")[0] == "ultralytics_akconv" for module in modules):
         raise CheckpointError("it is a checkpoint of this package, which needs no import: use it as it is")
-    if not akconvs(record):
+    if not akconv_records(record):
         raise CheckpointError("it holds no AKConv, so it needs no import: Ultralytics reads it as it is")
 
 
@@ -190,8 +189,7 @@ def _config(record: Record, model: str | Path | None) -> dict[str, Any]:
     elif not own:
         raise CheckpointError("it holds no model YAML: give the one it was trained from (--model)")
     check_model(config)
-    channels = config.get("channels", config.get("ch", 3))
-    config["channels"] = config["ch"] = channels
+    config["channels"] = config["ch"] = input_channels(config)
     config["yaml_file"] = Path(str(config.get("yaml_file", "model.yaml"))).name
     task, wanted = _task(record, own or config), _task_of(config)
     if task != wanted:
@@ -223,12 +221,12 @@ def _rebuilt(record: Record, config: dict[str, Any]) -> tuple[nn.Module, int]:
         trial = parsed(config, config["channels"])  # takes no memory, whatever the YAML asks for
     except Exception as error:  # rows of a stranger: what their layers raise is anything at all
         raise CheckpointError(f"Ultralytics cannot build its model YAML: {error}") from error
-    _check_same(differences(layers, trial, settings=False))
+    _check_same(record_differences(layers, trial, settings=False))
     try:
         model = _model_class(record, config)(copy.deepcopy(config), verbose=False)
     except Exception as error:  # rows that fit each other in channels and not in size, or a YAML without `nc`
         raise CheckpointError(f"Ultralytics cannot build its model YAML: {error!r:.300}") from error
-    _check_same(differences(layers, model.model))
+    _check_same(record_differences(layers, model.model))
     places = {f"model.{theirs}": f"model.{ours}" for theirs, ours in published_names(model.model).items()}
     tensors = {ours: tensor for name, tensor in tensors_of(record).items() if (ours := places.get(name)) is not None}
     outside = [name for name in tensors_of(record) if name not in places]

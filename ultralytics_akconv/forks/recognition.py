@@ -86,7 +86,7 @@ def found(module: Record) -> Found | None:
     return Found(in_channels, out_channels, num_param, stride, points, bias, act.kind if act else "Identity")
 
 
-def akconvs(module: Record) -> dict[str, Found]:
+def akconv_records(module: Record) -> dict[str, Found]:
     """Return the AKConv of a module and of those inside it, by name."""
     everything = ((name, found(record)) for name, record in named_modules(module))
     return {name: akconv for name, akconv in everything if akconv is not None}

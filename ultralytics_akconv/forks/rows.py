@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from ultralytics_akconv.blocks import block_convs, chosen_convs
-from ultralytics_akconv.forks.comparison import differences, foreign_classes, input_channels
+from ultralytics_akconv.forks.comparison import channels_read, foreign_classes, record_differences
 from ultralytics_akconv.forks.host_classes import host_class, is_known, parsed
-from ultralytics_akconv.forks.recognition import Found, akconvs, found
+from ultralytics_akconv.forks.recognition import Found, akconv_records, found
 from ultralytics_akconv.forks.records import CheckpointError, Record, children
 from ultralytics_akconv.modules import BLOCKS
 
@@ -73,8 +73,8 @@ def _translated(model: dict[str, Any], records: list[Record]) -> tuple[dict[str,
         except CheckpointError as error:
             name = member.path.name
             problems += [f"layer {index} {name} ({member.path}): {line}" for line in str(error).splitlines()]
-        if akconvs(record):
-            reports.append(LayerReport(index, str(member.path), row[2], row[3], akconvs(member)))
+        if akconv_records(record):
+            reports.append(LayerReport(index, str(member.path), row[2], row[3], akconv_records(member)))
     if problems:
         raise CheckpointError(f"what this model holds cannot be expressed: {'; '.join(problems)}")
     split = len(model["backbone"])
@@ -125,7 +125,7 @@ def _row(model: dict[str, Any], row: list, record: Record) -> list:
             raise CheckpointError("its row in the YAML does not begin with the output channels")
         options = {**akconv.options, **({"act": False} if akconv.act == "Identity" else {})}
         return ["AKConv", [row[3][0], akconv.num_param, akconv.stride, *([options] if options else [])]]
-    if akconvs(record):
+    if akconv_records(record):
         return _block_row(model, row, record)
     for name in (row[2], record.kind):
         layer = host_class(name)
@@ -139,7 +139,7 @@ def _block_row(model: dict[str, Any], row: list, record: Record) -> list:
 
     The blocks whose names are in the name of the fork's class come first, then all others.
     """
-    inside = akconvs(record)
+    inside = akconv_records(record)
     reasons = [f"{name}: {akconv.reason}" for name, akconv in inside.items() if akconv.reason]
     if reasons:
         raise CheckpointError("\n".join(reasons))
@@ -163,7 +163,7 @@ def _block_row(model: dict[str, Any], row: list, record: Record) -> list:
 def _trial(model: dict[str, Any], row: list, record: Record, inside: dict[str, Found]) -> tuple[list[str], list]:
     """Build one block without memory; return how it differs from the record, and its row."""
     repeats, name, arguments = row
-    channels = input_channels(record)
+    channels = channels_read(record)
     try:
         plain = block_convs(_built(model, [repeats, name, arguments], channels))
         elsewhere = [part for part in inside if part not in plain]
@@ -176,7 +176,7 @@ def _trial(model: dict[str, Any], row: list, record: Record, inside: dict[str, F
         convs = _shortest(plain, list(inside))
         mapping = {"num_param": one.num_param, **one.options, **({} if convs is None else {"convs": convs})}
         ours = [f"{name}_AKConv", [*arguments, mapping]]
-        return differences(record, _built(model, [repeats, *ours], channels), settings=False), ours
+        return record_differences(record, _built(model, [repeats, *ours], channels), settings=False), ours
     except Exception as error:  # the arguments of one block are tried on another: what that raises is anything at all
         return [f"{name}{arguments} cannot be built: {error}"], []
 

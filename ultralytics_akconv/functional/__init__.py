@@ -27,10 +27,9 @@ from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.grid_samples import grid_sampler
 from ultralytics_akconv.functional.kernels import KernelSamples
 from ultralytics_akconv.functional.paths import PATHS, sampling_path, using_path
-from ultralytics_akconv.functional.recompute import recomputed_in_backward
 from ultralytics_akconv.functional.taps import BORDERS, Base, base_positions, cached_base_positions, position_dtype
 from ultralytics_akconv.functional.tracing import is_exported, is_traced, is_transformed
-from ultralytics_akconv.shapes import Points, check_points
+from ultralytics_akconv.shapes import Points, check_int, check_points
 
 __all__ = (
     "BORDERS",
@@ -38,7 +37,6 @@ __all__ = (
     "akconv2d",
     "export_form",
     "is_traced",
-    "recomputed_in_backward",
     "resample",
     "sampler",
     "sampling_path",
@@ -57,10 +55,7 @@ def _checked(points: Points, stride: int) -> Points:
         TypeError: If a point or the stride is of the wrong kind.
         ValueError: If one is not allowed.
     """
-    if isinstance(stride, bool) or not isinstance(stride, int):
-        raise TypeError(f"stride must be an int, got {stride!r} ({type(stride).__name__})")
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
+    check_int("stride", stride, 1)
     if not isinstance(points, tuple) or not all(isinstance(point, tuple) for point in points):
         return check_points(points)
     return points if is_traced() else _checked_tuples(points)
@@ -86,6 +81,21 @@ def _check_offset(offset: Tensor, points: Points) -> None:
         raise ValueError(f"offset must be (B, {2 * n}, h, w) for {n} points, got {tuple(offset.shape)}")
 
 
+def _check_sizes(x: Tensor, offset: Tensor, weight: Tensor, stride: int) -> None:
+    """Raise a ValueError unless the sizes of a layer's tensors fit together; what is no map is left to `sampler`."""
+    if x.ndim != 4 or offset.ndim != 4:
+        return
+    if weight.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"weight must be (C2, {x.shape[1]}, N, 1) for the channels of x {tuple(x.shape)}, got {tuple(weight.shape)}"
+        )
+    h, w = ((side - 1) // stride + 1 for side in x.shape[2:])
+    if tuple(offset.shape[2:]) != (h, w):
+        raise ValueError(
+            f"offset must be (B, 2N, {h}, {w}) for x {tuple(x.shape)} and stride {stride}, got {tuple(offset.shape)}"
+        )
+
+
 def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tensor:
     """Return where every sample lies, before anything is clamped to the map.
 
@@ -105,6 +115,7 @@ def sampling_positions(offset: Tensor, points: Points, stride: int = 1) -> Tenso
     _check_tensors(offset=offset)
     _check_offset(offset, points)
     dtype = position_dtype(offset.dtype)
+    # Not from `base_positions`: exact to a fraction of a point, for people, and no path takes its samples from here.
     row, col = torch.tensor(points, dtype=dtype, device=offset.device).T[:, :, None, None]  # (N, 1, 1) each
     h, w = offset.shape[2:]
     row = row + torch.arange(h, dtype=dtype, device=offset.device)[:, None] * stride  # (N, h, 1)
@@ -162,10 +173,12 @@ def resample(x: Tensor, offset: Tensor, points: Points, stride: int = 1, border:
 
     Args:
         x: Input (B, C, H, W), floating point.
-        offset: Displacements (B, 2N, h, w) in input pixels: N row offsets, then N column offsets.
+        offset: Displacements (B, 2N, h, w) in input pixels: N row offsets, then N column offsets. As many output pixels
+            as are wanted: those of an AKConv are `h = floor((H - 1) / stride) + 1` by w, more would begin off the map.
         points: N initial `(row, col)` points, see `shapes.sampling_points`.
         stride: Input pixels from one output pixel to the next.
-        border: "paper", "clamp" or "zeros", see the README.
+        border: What is read beyond the map: "paper" (published: its last pixel counts twice an axis), "clamp" (its last
+            pixel) or "zeros".
 
     Returns:
         Samples (B, C, h*N, w) in the order `(h n)`, in x's dtype and channels_last. Infinite offsets sample the border;
@@ -196,7 +209,7 @@ def akconv2d(
         points: N initial `(row, col)` points, see `shapes.sampling_points`.
         bias: Optional bias (C2).
         stride: Input pixels from one output pixel to the next.
-        border: "paper", "clamp" or "zeros".
+        border: "paper", "clamp" or "zeros", see `resample`.
 
     Returns:
         Output (B, C2, h, w).
@@ -215,6 +228,8 @@ def akconv2d(
     _check_tensors(weight=weight)
     if weight.ndim != 4 or tuple(weight.shape[2:]) != (n, 1):
         raise ValueError(f"weight must be (C2, C1, {n}, 1) for {n} points, got {tuple(weight.shape)}")
+    if not is_traced():
+        _check_sizes(x, offset, weight, stride)
     form = traced_form()
     if form is not None:
         return form(x, offset, weight, bias, points, stride, border)

@@ -5,7 +5,7 @@ A pixel is a row of channels in a channels_last map, and a sample is a weighted 
 with per-sample weights, which PyTorch sums in one vectorised pass. Both gradients are bags again:
 
 - by the position, with the slopes of the weights in place of the weights;
-- by the input, with pixels and samples swapped: sorted by pixel, the taps of one pixel are a bag of samples.
+- by the input, with pixels and samples swapped: sorted by pixel, the corners on one pixel are a bag of samples.
 
 Nothing but the input and the offsets is kept for the backward pass, the rest is computed again: the indices and weights
 of an early YOLO layer would take more memory than its activations.
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
@@ -109,7 +108,7 @@ def _offset_gradient(
             change = embedding_bag(indices[part], pixels, mode="sum", per_sample_weights=slope[part])
             torch.sum(change.mul_(grad[part]), 1, out=result[part])
     b, h, n, w = shape
-    return rearrange(by_axis, "two (b h n w) -> b (two n) h w", b=b, h=h, n=n, w=w)
+    return by_axis.view(2, b, h, n, w).permute(1, 0, 3, 2, 4).reshape(b, 2 * n, h, w)
 
 
 def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ def _input_gradient(x: Tensor, grad: Tensor, indices: Tensor, weights: Tensor) -
     counts = _counts(pixels, b * height * width)
     starts = counts.cumsum(0) - counts
     rows = embedding_bag(
-        order.to(torch.int32) >> 2,  # tap 4 * m + k belongs to sample m
+        order.to(torch.int32) >> 2,  # corner 4 * m + k belongs to sample m
         grad,
         starts.to(torch.int32),
         mode="sum",

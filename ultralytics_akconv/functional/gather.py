@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The bilinear sum as one plain expression, four look-ups of pixel rows, and what runtimes want different in it."""
+"""The bilinear sum as one plain formula, four look-ups of pixel rows, and what runtimes want different in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def indexed_rows(table: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
 
 
 class Gathering(NamedTuple):
-    """What differs from runtime to runtime in the one expression; the default is what most are given."""
+    """What differs from runtime to runtime in the one formula; the default is what most are given."""
 
     rows: Callable[[Tensor, Tensor, Tensor], Tensor] = indexed_rows  # how rows are looked up and weighted
     stored: bool = False  # taps out of a stack, see `_stored`
@@ -33,7 +33,7 @@ class Gathering(NamedTuple):
 
 
 PLAIN = Gathering()
-# The expression of which `torch.compile` makes the fastest CPU loops: without the stacks, the loop over the samples
+# The one of which `torch.compile` makes the fastest CPU loops: without the stacks, the loop over the samples
 # computes the indices of every tap anew, one by one.
 COMPILED = Gathering(stored=True)
 

@@ -48,7 +48,7 @@ class GridPlaces(torch.autograd.Function):
             moved = place[..., axis].add_(fraction[..., axis], alpha=-2 * little)
             torch.add(start, moved, alpha=2 / side, out=moved)
         factor = place.sum(-1)
-        if border == "paper":
+        if border == "paper":  # as `border_factor`, of shares of the map: the pixels are not at hand any more
             outside = (place[..., axis].abs() > 1 - 1 / side for axis, side in enumerate(size))
             row, col = (1 + axis.view(torch.uint8) for axis in outside)  # 2 where both pixels are one
             factor = torch.add(row * col, factor, alpha=0)

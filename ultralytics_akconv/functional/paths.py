@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which formulation computes the samples: the one that is fastest for a tensor and can be relied upon there."""
+"""Which path computes the samples: the one that is fastest for a tensor and can be relied upon there."""
 
 from __future__ import annotations
 

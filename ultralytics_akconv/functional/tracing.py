@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 
 
 def is_traced() -> bool:
-    """Return whether a compiler or an exporter is looking on, which wants one plain expression without a cache."""
+    """Return whether a compiler or an exporter is looking on, which wants the plain formula without a cache."""
     return torch.jit.is_tracing() or _compiler_says("is_compiling")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ultralytics_akconv.benchmark.timing import Timing, interleave, summary
+from ultralytics_akconv.benchmark.timing import Timing, interleave, summary, synchronize
 
 _CACHE = 2**28  # bytes written between two runs, more than the last cache of any card
 _SPANS = ("Optimizer.", "ProfilerStep")  # what PyTorch annotates by itself
@@ -57,7 +57,7 @@ def busy_milliseconds(run: Callable[[], object], device: torch.device) -> dict[s
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiler:
         run()
-        _wait(device)
+        synchronize(device)
     if device.type != "cuda":
         events = profiler.key_averages()
         total = sum(event.self_cpu_time_total for event in events)
@@ -93,9 +93,3 @@ def step_times(
     if device.type == "cuda":
         facts["peak MB"] = torch.cuda.max_memory_allocated(device) / 2**20
     return {name: round(value, 2) for name, value in facts.items()}
-
-
-def _wait(device: torch.device) -> None:
-    """Wait for work that a GPU still has to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

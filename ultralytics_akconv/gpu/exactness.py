@@ -14,14 +14,13 @@ from torch import Tensor
 from ultralytics_akconv.benchmark.measurements import machine as measured_on
 from ultralytics_akconv.functional import BORDERS, resample
 from ultralytics_akconv.functional.kernels import kernel_status
+from ultralytics_akconv.functional.kernels.trust import TOLERANCES, relative_error
 from ultralytics_akconv.functional.paths import using_path
 from ultralytics_akconv.gpu.clock import milliseconds
 from ultralytics_akconv.gpu.facts import Run
 from ultralytics_akconv.shapes import sampling_points
 
-# Differences allowed, relative to values above 1 and absolute below.
-TOLERANCES = {torch.float16: 4e-3, torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float64: 1e-9}
-_GRID = 100  # times that: its positions are shares of the map, so they are rounded by what the map is wide
+_GRID = 100  # times the tolerance: its positions are shares of the map, so they are rounded by what the map is wide
 RESULTS = ("samples", "input gradient", "offset gradient")
 
 
@@ -149,11 +148,10 @@ def _errors(
     *found, grad = passed(x, offset, case, path, border)
     wanted = passed(x.double(), offset.double(), case, "gather", border, grad)
     for name, ours, exact in zip(RESULTS, found, wanted):
-        ours = ours.double()
         # Which pixel a NaN offset reads is left open, so which of them gets its NaN gradient as well.
         if name != RESULTS[1] and not torch.equal(ours.isnan(), exact.isnan()):
             yield name, float("nan")
-        difference = ((ours - exact).abs() / exact.abs().clamp_min(1)).nan_to_num(0)
+        difference = relative_error(ours, exact).nan_to_num(0)
         yield name, difference.max().item() if difference.numel() else 0.0
 
 

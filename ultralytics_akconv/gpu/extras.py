@@ -31,7 +31,7 @@ def compiled(run: Run) -> None:
         for model in (AKCONV, PLAIN):
             run.part("compiled model", lambda model=model: _compiled(run, model), 30, model=model)
     if "compile" not in DEFAULT_CFG_DICT:
-        run.say(what="yolo train compile=True", left_out="this host has no such argument")
+        run.say(what="yolo train compile=True", left_out="this Ultralytics has no such argument")
     elif not run.tiny:
         run.part("yolo train compile=True", lambda: yolo_train(run, AKCONV, epochs=1, compile=True), 40)
 

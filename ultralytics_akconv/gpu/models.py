@@ -19,6 +19,7 @@ from ultralytics.utils.torch_utils import init_seeds
 from ultralytics_akconv.benchmark.exports import settle
 from ultralytics_akconv.benchmark.models import replace_layers
 from ultralytics_akconv.benchmark.peers import naive_samples
+from ultralytics_akconv.conversion.distillation import gradient_scaler
 from ultralytics_akconv.functional.paths import using_path
 from ultralytics_akconv.gpu.clock import busy_milliseconds, step_times
 from ultralytics_akconv.gpu.exactness import paths
@@ -77,7 +78,7 @@ def training_step(run: Run, variant: Variant) -> Callable[[], None]:
     network = network.to(run.device, memory_format=torch.channels_last).train()
     network.args = get_cfg()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
-    scaler = _scaler(run)
+    scaler = gradient_scaler(run.cuda)
     boxes = torch.rand(batch * _BOXES, 4, device=run.device) * 0.3 + 0.3  # centre and size, as shares of the image
     images = torch.rand(batch, 3, side, side, device=run.device).to(memory_format=torch.channels_last)
     labels = {
@@ -98,13 +99,6 @@ def training_step(run: Run, variant: Variant) -> Callable[[], None]:
         optimizer.zero_grad()
 
     return step
-
-
-def _scaler(run: Run) -> Any:
-    """Return what scales gradients, of whose class the name has changed with torch 2.3; on a CPU it does nothing."""
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(run.device.type, enabled=run.cuda)
-    return torch.cuda.amp.GradScaler(enabled=run.cuda)
 
 
 def half(run: Run) -> None:

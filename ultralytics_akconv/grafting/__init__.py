@@ -2,14 +2,14 @@
 """Any model YAML of the host as the same model with AKConv in it, and the names under which the host finds them."""
 
 from ultralytics_akconv.grafting.edit import MADE_BY, graft
-from ultralytics_akconv.grafting.names import check_scale, find_model, near_grafted
+from ultralytics_akconv.grafting.names import check_scale_letter, find_model, near_grafted
 from ultralytics_akconv.grafting.resolve import model_yaml, resolvable_models
 from ultralytics_akconv.grafting.selection import Layer
 
 __all__ = (
     "MADE_BY",
     "Layer",
-    "check_scale",
+    "check_scale_letter",
     "find_model",
     "graft",
     "model_yaml",

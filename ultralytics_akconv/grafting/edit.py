@@ -39,8 +39,8 @@ def graft(
     that makes the text again.
 
     Args:
-        model: A YAML file, or a name the host or this package knows. Of `yolo11s.yaml`, scale s becomes the first one,
-            which is what the host builds from a file whose name tells no scale.
+        model: A YAML file, or a name Ultralytics or this package knows. Of `yolo11s.yaml`, scale s becomes the first
+            one, which is what Ultralytics builds from a file whose name tells no scale.
         num_param: Number of sampling points N: one for all, or one for each replaced layer in the order of the model.
         where: "downsample": every stride-2 3x3 convolution but the stem, as published; "backbone" or "neck": those of
             them there; "blocks": the 3x3 convolutions inside C2f, C3k2 and their like, whose rows become `X_AKConv`;

@@ -33,7 +33,7 @@ def without_scale(name: str | Path) -> str:
     return _SCALE.sub(r"\1", Path(name).name, count=1)
 
 
-def check_scale(name: str | Path) -> None:
+def check_scale_letter(name: str | Path) -> None:
     """Refuse the name of a model with AKConv whose scale letter stands where the host drops it instead of reading it.
 
     The host would build the first scale of `yolov8-akconv7s.yaml`. A file of that name is its owner's affair.
@@ -85,7 +85,7 @@ def find_model(model: str | Path) -> Path:
     """
     if not isinstance(model, (str, Path)):
         raise TypeError(f"model must be the name or path of a YAML file, got {model!r} ({type(model).__name__})")
-    check_scale(model)
+    check_scale_letter(model)
     path = Path(model)
     if path.is_dir():
         raise FileNotFoundError(f"'{model}' is a folder, not a model YAML")

@@ -136,7 +136,7 @@ def chosen_layers(layers: Sequence[Layer], where: Where) -> list[Layer]:
     if not chosen:
         able = [layer.index for layer in layers if why_not(layer, stems) is None]
         raise ValueError(
-            f"no layer matches where={where if isinstance(where, str) else 'the predicate'!r}"
+            f"no layer matches {f'where={where!r}' if isinstance(where, str) else 'the function given as where'}"
             f"; layers that can be named by index: {', '.join(map(str, able)) or 'none'}"
         )
     return chosen

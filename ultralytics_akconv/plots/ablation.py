@@ -29,13 +29,16 @@ def plot_ablation(ablation: Ablation, score: str | None = None, dark: bool = Fal
     Example:
         >>> plot_ablation(ablate_offsets("best.pt", "coco.yaml")).savefig("ablation.png")
     """
+    from ultralytics_akconv.evaluation import SIZES  # for which `ablation` has been imported already
+
     evaluations = {"as learned": ablation.learned, "their mean": ablation.mean, "none": ablation.rest}
     figures = [evaluation.figures() for evaluation in evaluations.values()]
     if score is None:
         score = next(name for name in _FIRST if figures[0].get(name) is not None)
-    values = [known.get(score) for known in figures]
-    if None in values:
-        raise ValueError(f"the evaluations have no score {score!r}")
+    values = [figure.get(score) for figure in figures]
+    if score in SIZES or None in values:
+        known = [name for name, value in figures[0].items() if name not in SIZES and isinstance(value, float)]
+        raise ValueError(f"the evaluations have no score {score!r}: they have {', '.join(known)}")
     figure = new_figure(8.5, 3.0, dark)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     style_axes(left, dark, "what is left without the deformation", "offsets", f"{score} (%)")

@@ -32,7 +32,7 @@ def plot_offsets(
     """Draw over an image where output pixels of its AKConv layers read it: at first, and as learned.
 
     Args:
-        model: A checkpoint, a model YAML, the host's `YOLO` or `RTDETR`, or the network itself.
+        model: A checkpoint, a model YAML, Ultralytics' `YOLO` or `RTDETR`, or the network itself.
         image: A file, or an array (H, W, 3) as OpenCV reads it (BGR uint8).
         layers: Indices of YAML rows or names of modules, one or several; None for every AKConv.
         at: Image pixels (x, y); of each layer the output pixel nearest to each is drawn. One pixel is shown enlarged,

@@ -27,7 +27,8 @@ from ultralytics.nn.tasks import ClassificationModel
 from ultralytics.utils.patches import imread
 
 from ultralytics_akconv.functional import sampling_positions
-from ultralytics_akconv.host import input_channels
+from ultralytics_akconv.host import input_channels, training_side
+from ultralytics_akconv.layers import akconvs, off_map
 from ultralytics_akconv.modules import AKConv
 from ultralytics_akconv.opening import host_model
 
@@ -88,8 +89,7 @@ class LayerSamples:
     @property
     def outside(self) -> Tensor:
         """Whether every sample (N, h, w) lies off the map, beyond the centres of its border pixels."""
-        height, width = self.size
-        return (self.rows < 0) | (self.rows > height - 1) | (self.cols < 0) | (self.cols > width - 1)
+        return off_map(self.rows, self.cols, self.size)
 
     def to_image(self, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
         """Return map pixels as image pixels."""
@@ -120,7 +120,7 @@ def image_samples(
     """Run a model on an image and return where its AKConv layers read it.
 
     Args:
-        model: A checkpoint, a model YAML, the host's `YOLO` or `RTDETR`, or the network itself; it is left as it is.
+        model: A checkpoint, a model YAML, Ultralytics' `YOLO` or `RTDETR`, or the network itself; it is left as it is.
         image: A file, or an array (H, W, 3) as OpenCV reads it (BGR uint8).
         layers: Indices of YAML rows or names of modules, one or several; None for every AKConv.
         imgsz: Side of the network's input in pixels; None for what it was trained at, 640 if that is unknown.
@@ -136,7 +136,7 @@ def image_samples(
     network = copy.deepcopy(network).eval()  # hooks, and what a head remembers of its last input, stay off the caller's
     chosen = choose_layers(network, layers)
     weight = next(iter(chosen.values())).conv.conv.weight
-    size = imgsz or _trained_size(network)
+    size = imgsz or training_side(network)
     tensor, view = _as_input(bgr, size, network)
     inputs: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -167,17 +167,17 @@ def choose_layers(network: nn.Module, layers: Layers = None) -> dict[str, AKConv
     Raises:
         ValueError: If there is none, or none by that index or name.
     """
-    akconvs = {name: module for name, module in network.named_modules() if isinstance(module, AKConv)}
-    if not akconvs:
+    present = akconvs(network)
+    if not present:
         raise ValueError("the model has no AKConv layer")
     if layers is None:
-        return akconvs
+        return present
     chosen = {}
     for layer in [layers] if isinstance(layers, (int, str)) else layers:
         prefix = layer if isinstance(layer, str) and not layer.isdigit() else f"model.{layer}"
-        found = {name: module for name, module in akconvs.items() if f"{name}.".startswith(f"{prefix}.")}
+        found = {name: module for name, module in present.items() if f"{name}.".startswith(f"{prefix}.")}
         if not found:
-            raise ValueError(f"no AKConv in layer {layer!r}: there are {', '.join(akconvs)}")
+            raise ValueError(f"no AKConv in layer {layer!r}: there are {', '.join(present)}")
         chosen.update(found)
     return chosen
 
@@ -190,13 +190,6 @@ def _network(model: Model) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TypeError(f"model must be a file, a YOLO or a network in PyTorch, got {type(network).__name__}")
     return network
-
-
-def _trained_size(network: nn.Module) -> int:
-    """Return the image side a network was trained at."""
-    args = getattr(network, "args", None) or {}
-    size = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
-    return int(size) if isinstance(size, (int, float)) else 640
 
 
 def _read(image: Image) -> np.ndarray:

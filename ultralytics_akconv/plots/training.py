@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How the offsets grew in a training, from the columns that `callbacks` added to the host's results.csv."""
+"""How the offsets grew in a training, from the columns that a training added to the host's results.csv."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ultralytics_akconv.callbacks import OUTSIDE, PREFIX
+from ultralytics_akconv.layers import COLUMNS, OUTSIDE_COLUMN
 from ultralytics_akconv.plots.style import new_figure, style_axes, style_legend
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def plot_training(run: str | Path, dark: bool = False) -> Figure:
     if not file.is_file():
         raise FileNotFoundError(f"'{file}' does not exist")
     rows = _rows(file)
-    names = [name for name in rows[0] if name.startswith(PREFIX)] if rows else []
+    names = [name for name in rows[0] if name.startswith(COLUMNS)] if rows else []
     if not names or "epoch" not in rows[0]:
-        raise ValueError(f"'{file}' has no {PREFIX}* columns: a training of a model with AKConv writes them")
+        raise ValueError(f"'{file}' has no {COLUMNS}* columns: a training of a model with AKConv writes them")
     epochs = [int(row["epoch"]) for row in rows]
     figure = new_figure(8.5, 3.0, dark)
     grown, off = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -43,10 +43,10 @@ def plot_training(run: str | Path, dark: bool = False) -> Figure:
     style_axes(off, dark, "samples off the map", "epoch", "%")
     for name in names:
         values = [row[name] for row in rows]
-        if name == OUTSIDE:
+        if name == OUTSIDE_COLUMN:
             off.plot(epochs, [100 * value for value in values], color="tab:red", marker=".")
         else:
-            grown.plot(epochs, values, marker=".", label=name[len(PREFIX) :])
+            grown.plot(epochs, values, marker=".", label=name[len(COLUMNS) :])
     for ax in (grown, off):
         told = [value for line in ax.lines for value in line.get_ydata() if math.isfinite(value)]
         ax.set_ylim(0, 1.1 * max(told, default=0) or 1)

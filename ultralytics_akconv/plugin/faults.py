@@ -82,8 +82,8 @@ def _fault(i: int, row: Any) -> str | None:
 def _failed_at(error: Exception) -> int | None:
     """Return the index of the layer at which the host's parser failed; None if it was elsewhere.
 
-    The parser's own lines fail at rows of ours too, and their errors name none: only its loop counter `i` tells which it
-    was. Should a release call that otherwise, the host's error comes through as it is, without the row.
+    The parser's own lines fail at rows of ours too, and their errors name none: only its loop counter `i` tells which
+    it was. Should a release call that otherwise, the host's error comes through as it is, without the row.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         parsing = (frame.f_globals.get("__name__"), frame.f_code.co_name) == (TASKS, "parse_model")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics_akconv import configs
-from ultralytics_akconv.grafting import check_scale, model_yaml, near_grafted
+from ultralytics_akconv.grafting import check_scale_letter, model_yaml, near_grafted
 
 
 def finding_models(host_check: Callable) -> Callable:
@@ -27,7 +27,7 @@ def checking_scales(host_load: Callable) -> Callable:
 
     @functools.wraps(host_load)
     def load(path: str | Path) -> dict[str, Any]:
-        check_scale(path)
+        check_scale_letter(path)
         return host_load(path)
 
     return load

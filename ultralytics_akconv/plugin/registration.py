@@ -58,7 +58,7 @@ def _allow_in_safe_load() -> None:
 
 
 def register() -> None:
-    """Put AKConv into the host. Safe to call again; the import of the package has already called it.
+    """Put AKConv into Ultralytics. Safe to call again; the import of the package has already called it.
 
     Where somebody has set back since what it had replaced, it is replaced again and a warning says what.
 
@@ -100,7 +100,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Put back into the host all that `register` replaced. Layers that exist go on working.
+    """Put back into Ultralytics all that `register` replaced. Layers that exist go on working.
 
     Where somebody else has replaced the same since, theirs stays, and ours, which it calls, does nothing any more.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.layers import akconvs
 from ultralytics_akconv.sweep.settings import host_arguments, model_file
 
 GRAFTED = {"shape": None, "where": "downsample", "border": "paper", "origin": "corner"}  # options and their defaults
@@ -111,8 +111,7 @@ def read_arm(text: str) -> dict[str, Any]:
 
 def frozen(network: nn.Module) -> list[str]:
     """Return the branches that predict offsets in a network, as the host's `freeze` names them."""
-    names = [name for name, module in network.named_modules() if isinstance(module, AKConv)]
-    return [f"{name.removeprefix('model.')}.p_conv" for name in names]
+    return [f"{name.removeprefix('model.')}.p_conv" for name in akconvs(network)]
 
 
 def _word(value: Any) -> str:

@@ -44,9 +44,9 @@ class Plan:
         seeds: Seeds; the table tells the spread over them.
         baseline: Whether each model is trained as it is, too.
         split: The split of the dataset that the best epoch of each training is evaluated on.
-        arguments: The host's arguments of `train`, equal in all cells.
+        arguments: Ultralytics' arguments of `train`, equal in all cells.
         arms: Further arms of every model: options of `graft` (num_param, shape, where, border, origin) and arguments
-            of the host that are the arm's own (pretrained, freeze, ...), by name.
+            of Ultralytics that are the arm's own (pretrained, freeze, ...), by name.
 
     Raises:
         ValueError: If two cells are the same, there is none, `arguments` names what the sweep sets itself or leaves no

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics_akconv.benchmark.measurements import machine
+from ultralytics_akconv.evaluation import SIZES, score_name
 from ultralytics_akconv.files import write_whole
 from ultralytics_akconv.markdown import markdown_table
 from ultralytics_akconv.sweep.arms import Arm
@@ -21,7 +22,6 @@ from ultralytics_akconv.sweep.pictures import plot_curves, plot_differences, plo
 from ultralytics_akconv.sweep.plan import PLAN, Cell, Plan, read_state, write_json
 from ultralytics_akconv.sweep.settings import trained_on
 
-SIZES = ("parameters", "gflops", "latency", "images")  # figures of a result that are no scores
 MAIN = ("AP", "AP50", "APS")  # the scores whose differences the table and the picture tell, where there are boxes
 _NAMED = 12  # trainings not finished that the table names
 _METRIC = "metrics/"  # of the host's columns, two or four a task's part; the last two are drawn
@@ -113,7 +113,7 @@ def table(plan: Plan, states: dict[Cell, dict[str, Any]], done: dict[Cell, dict[
     """Return the summary as Markdown: percent, mean ± standard deviation over the seeds, (difference to plain)."""
     scores = score_names(done)
     header = ("model", "N", "shape", "options", "seeds", "parameters (M)", "GFLOPs", "ms an image", *scores)
-    settings = ", ".join(f"{key} {value}" for key, value in plan.arguments.items()) or "the host's defaults"
+    settings = ", ".join(f"{key} {value}" for key, value in plan.arguments.items()) or "Ultralytics' defaults"
     rows = []
     for row in summary(done):
         plain = row["N"] is None
@@ -122,7 +122,7 @@ def table(plan: Plan, states: dict[Cell, dict[str, Any]], done: dict[Cell, dict[
         rows.append([*cells, *(_score(row[score], plain) for score in scores)])
     lines = [
         f"{Path(plan.data).name}, split {plan.split}; {settings}. Percent, mean ± standard deviation over the seeds; "
-        "in parentheses the difference to the plain model over the same seeds. AP by COCO rules, mAP the host's.\n",
+        "in parentheses the difference to the plain model over the same seeds. AP by COCO rules, mAP Ultralytics'.\n",
         markdown_table(header, rows),
     ]
     lines += _differences_table([row for row in differences(done) if row["score"] in main_scores(done)])
@@ -216,17 +216,11 @@ def _curve(plan: Plan, folder: Path, cell: Cell) -> list[dict[str, Any]]:
     # By epoch: one whose checkpoint was lost in a kill was trained, and so told, twice.
     epochs = {int(float(row["epoch"])): row for row in rows}
     columns = [column for column in (rows[0] if rows else ()) if column.startswith(_METRIC)][-2:]
-    names = {column: _metric_name(column) for column in columns}
+    names = {column: score_name(column) for column in columns}
     return [
         {**_identity(cell), **{name: float(row[column]) for column, name in names.items()}, "epoch": epoch}
         for epoch, row in epochs.items()
     ]
-
-
-def _metric_name(column: str) -> str:
-    """Return a metric of the host as our tables call it: mAP50 and mAP for boxes, mask_mAP, pose_mAP, top1."""
-    name, _, part = column.removeprefix(_METRIC).rstrip(")").partition("(")
-    return {"M": "mask_", "P": "pose_"}.get(part, "") + name.replace("mAP50-95", "mAP").replace("accuracy_", "")
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:

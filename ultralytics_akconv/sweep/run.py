@@ -36,7 +36,7 @@ def run_sweep(
 
     Args:
         plan: The sweep.
-        folder: Folder of the results, new or of the same sweep. A cell's own lies in it: the host's training and its
+        folder: Folder of the results, new or of the same sweep. A cell's own lies in it: Ultralytics' training and its
             state. A sweep that was killed goes on when it is run again; cells that failed are tried again.
         engine: "serial": one cell after another in this process; "processes": `jobs` of them side by side, each in a
             process of its own; "ray": on all machines of a Ray cluster, to whom `folder` and the dataset must be the

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The whole operator in the forms that runtimes are fast in, and the choice between them while a model is traced.
 
-No form serves every runtime: `docs/export.md` holds what was measured. Which one a trace gets is set from outside, for
-the time of an export and in its context alone; a trace without it gets the plain expression of `gather`.
+No form serves every runtime: `docs/results/export.md` holds what was measured. Which one a trace gets is set from
+outside, for the time of an export and in its context alone; a trace without it gets the plain formula of `gather`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ultralytics_akconv.functional.forms.grid import grid_akconv2d
 from ultralytics_akconv.functional.gather import PLAIN
 from ultralytics_akconv.functional.tracing import is_exported
 
-# Name -> (x, offset, weight, bias, points, stride, border) -> output, as `akconv2d`.
+# Name -> (x, offset, weight, bias, points, stride, border) -> output; the arguments of `akconv2d` in another order.
 FORMS: dict[str, Callable[..., Tensor]] = {
     "bag": bag_akconv2d,
     "deform": deform_akconv2d,

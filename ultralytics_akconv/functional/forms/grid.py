@@ -18,6 +18,7 @@ def grid_akconv2d(
     b, _, height, width = x.shape
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
+    # Not from `base_positions`, which counts pixels in integers.
     start = torch.tensor(points, dtype=dtype, device=x.device)  # (N, 2)
     row = torch.arange(h, dtype=dtype, device=x.device)[:, None] * stride + start[:, 0]  # (h, N)
     col = torch.arange(w, dtype=dtype, device=x.device) * stride + start[:, 1:]  # (N, w)

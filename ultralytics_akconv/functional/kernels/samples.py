@@ -174,7 +174,7 @@ def _register() -> None:
 _register()
 
 
-def _pixel_rows(x: Tensor) -> Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     """Return the map with its pixels as rows without gaps: itself if it is channels_last."""
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -192,7 +192,7 @@ class KernelSamples(torch.autograd.Function):
         """Sum the four rows of every sample."""
         ctx.save_for_backward(x, offset)
         ctx.sampling = [number for point in points for number in point], stride, border
-        return stacked(torch.ops.ultralytics_akconv.sample(_pixel_rows(x), offset, *ctx.sampling), offset)
+        return stacked(torch.ops.ultralytics_akconv.sample(_channels_last(x), offset, *ctx.sampling), offset)
 
     @staticmethod
     @once_differentiable
@@ -200,7 +200,7 @@ class KernelSamples(torch.autograd.Function):
         """Return the gradients by `x` and `offset`, each only if it is asked for."""
         operators, (by_x, by_offset) = torch.ops.ultralytics_akconv, ctx.needs_input_grad[:2]
         x, offset = ctx.saved_tensors
-        x, grad = _pixel_rows(x), _pixel_rows(grad)  # a row of channels is a pixel of either
+        x, grad = _channels_last(x), _channels_last(grad)  # a row of channels is a pixel of either
         offset = offset if _is_dense(offset) else offset.contiguous()
         grad_offset, cells, weights = operators.sample_gradient(grad, x, offset, *ctx.sampling, by_x, by_offset)
         grad_x = None

@@ -24,9 +24,10 @@ from ultralytics_akconv.functional.kernels.samples import KernelSamples
 from ultralytics_akconv.functional.taps import base_positions
 
 SWITCH = "ULTRALYTICS_AKCONV_KERNELS"
-_CAPABILITY = (7, 0)  # what Triton compiles for
+CAPABILITY = (7, 0)  # what Triton compiles for
 _OLDEST = (3, 0)  # Triton that has all that the programs call
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 1.6e-2}
+# Differences allowed, see `relative_error`.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 1.6e-2}
 # The sizes of the first layer of an n model: its programs are then compiled already.
 _POINTS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (2.0, 0.0))
 _SHAPE, _STRIDE = (2, 16, 9, 7), 2
@@ -85,7 +86,7 @@ def _status(device: torch.device, dtype: torch.dtype) -> KernelStatus:
             errors = fresh.submit(_errors, device, dtype).result()
     except Exception as error:  # a compiler fails in ways of its own
         return _failed(device, dtype, f"{type(error).__name__}: {error}", {})
-    wrong = {what: error for what, error in errors.items() if not error <= _TOLERANCES[dtype]}
+    wrong = {what: error for what, error in errors.items() if not error <= TOLERANCES[dtype]}
     if wrong:
         told = ", ".join(f"{what} by {error:.1e}" for what, error in wrong.items())
         return _failed(device, dtype, f"they differ from the plain formula: {told}", errors)
@@ -100,8 +101,8 @@ def _unavailable(device: torch.device) -> str | None:
         return "Triton is not installed"
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        if capability < _CAPABILITY:
-            return "the card has compute capability {}.{}, Triton needs {}.{}".format(*capability, *_CAPABILITY)
+        if capability < CAPABILITY:
+            return "the card has compute capability {}.{}, Triton needs {}.{}".format(*capability, *CAPABILITY)
     import triton  # takes a while, and what follows needs it anyway
 
     if tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2]) < _OLDEST:
@@ -116,9 +117,9 @@ def _failed(device: torch.device, dtype: torch.dtype, reason: str, errors: dict[
         _warned = True
         card = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         warnings.warn(
-            f"AKConv: its GPU kernels are not used on {card}, a slower path is: {reason}. They need a C compiler and "
-            f"Python's headers (Debian, Ubuntu: apt install gcc python3-dev). {SWITCH}=0 in the environment leaves "
-            f"them out without a warning; `akconv check` tells more.",
+            f"AKConv: its GPU kernels are not used for {dtype} on {card}, a slower path is: {reason}. They need a C "
+            f"compiler and Python's headers (Debian, Ubuntu: apt install gcc python3-dev). {SWITCH}=0 in the "
+            f"environment leaves them out without a warning; `akconv check` tells more.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -141,13 +142,16 @@ def _errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
         x, offset, grad = (tensor.to(device) for tensor in (x, offset, grad))
         found = [tensor.cpu() for tensor in _passed(KernelSamples.apply, x, offset, grad, _POINTS, _STRIDE, "paper")]
     names = ("samples", "input gradient", "offset gradient")
-    return {
-        name: ((a.double() - b).abs() / b.abs().clamp_min(1)).max().item() for name, a, b in zip(names, found, wanted)
-    }
+    return {name: relative_error(a, b).max().item() for name, a, b in zip(names, found, wanted)}
+
+
+def relative_error(found: Tensor, exact: Tensor) -> Tensor:
+    """Return how far numbers are from exact ones in float64, relative to values above 1 and absolute below."""
+    return (found.double() - exact).abs() / exact.abs().clamp_min(1)
 
 
 def _passed(sample: Callable[..., Tensor], x: Tensor, offset: Tensor, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """Return samples and gradients of a formulation."""
+    """Return samples and gradients of a way to sample."""
     x, offset = x.requires_grad_(), offset.requires_grad_()
     samples = sample(x, offset, *rest)
     return samples.detach(), *torch.autograd.grad(samples, (x, offset), grad)
