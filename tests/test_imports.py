@@ -130,3 +130,19 @@ except RuntimeError as error:
 """
     reason = "ultralytics-akconv is installed but could not be loaded: OSError: the disk is gone"
     assert printed(fresh(code)) == ["the disk is gone", "23", reason]
+
+
+@pytest.mark.slow
+def test_a_process_that_has_not_imported_torchvision_exports_by_its_operator(fresh):
+    """Within a trace that import fails; whatever ran before in this process has made it long ago."""
+    code = """
+import torch
+from ultralytics_akconv import AKConv
+from ultralytics_akconv.functional.forms import export_form
+layer, x = AKConv(3, 4, 5, 2).eval(), torch.randn(1, 3, 9, 7)
+with torch.no_grad(), export_form(lambda: 'deform'):
+    traced = torch.jit.trace(layer, x, check_trace=False)
+assert 'DeformConv' in str(traced.inlined_graph)
+print(float((traced(x) - layer(x)).abs().max()) < 1e-5)
+"""
+    assert printed(fresh(code)) == ["True"]

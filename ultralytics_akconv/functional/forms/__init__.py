@@ -15,7 +15,7 @@ from functools import partial
 from torch import Tensor
 
 from ultralytics_akconv.functional.forms.bag import bag_akconv2d
-from ultralytics_akconv.functional.forms.deform import deform_akconv2d
+from ultralytics_akconv.functional.forms.deform import deform_akconv2d, load_operator
 from ultralytics_akconv.functional.forms.gathers import FLAT, LOOKUP, OUTER, OUTER_FIXED, gather_akconv2d
 from ultralytics_akconv.functional.forms.grid import grid_akconv2d
 from ultralytics_akconv.functional.gather import PLAIN
@@ -44,6 +44,7 @@ def export_form(choose: Callable[[], str]) -> Iterator[None]:
         choose: Returns a name of `FORMS`; asked at every layer, since an exporter settles its arguments after it has
             started.
     """
+    load_operator()  # whatever is chosen: that may be settled within the trace alone
     token = _choice.set(choose)
     try:
         yield

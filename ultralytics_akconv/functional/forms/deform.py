@@ -19,11 +19,19 @@ from ultralytics_akconv.functional.taps import base_positions, border_factor, po
 from ultralytics_akconv.shapes import Points
 
 
+def load_operator() -> None:
+    """Import torchvision, without which torch does not know its operator; when it is needed, since the import is slow.
+
+    It has to be there before a trace begins: within one its import fails.
+    """
+    import_module("torchvision")
+
+
 def deform_akconv2d(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, points: Points, stride: int, border: str
 ) -> Tensor:
     """Return what `akconv2d` returns, (B, C2, h, w); see there for the arguments."""
-    import_module("torchvision")  # torch knows its operator only then; here, since its import is slow
+    load_operator()
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
     offset = offset.to(dtype)
