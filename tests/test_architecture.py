@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "layers": {"modules"},
     "conversion": {"files", "functional", "grafting", "host", "layers", "markdown", "modules", "opening"},
     "paddle": set(),
-    "exports": {"functional", "modules", "paddle"},
+    "movable": set(),
+    "exports": {"functional", "modules", "movable", "paddle"},
     "datasets": set(),
     "info": {"host", "layers", "modules", "opening", "ultralytics_akconv_startup"},
     "benchmark": {"files", "functional", "host", "info", "layers", "markdown", "modules", "opening", "shapes"},
@@ -110,6 +111,11 @@ def test_imports_run_one_way(name):
     files = [file for file in SOURCES if room(file) == name]
     used = set().union(*(rooms_imported(file) for file in files))
     assert used <= MAY_IMPORT[name]
+
+
+def test_the_manual_has_every_room():
+    table = (ROOT / "docs/contributing.md").read_text("utf-8")
+    assert not [name for name in ROOMS if name != "__init__" and f"`{name}`" not in table]
 
 
 def test_no_room_is_reached_from_itself():

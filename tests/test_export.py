@@ -21,7 +21,7 @@ from ultralytics import YOLO
 from ultralytics_akconv import AKConv, exports
 from ultralytics_akconv.exports import check_export, choose_form
 from ultralytics_akconv.functional import export_form
-from ultralytics_akconv.functional.movable import movable_traces
+from ultralytics_akconv.movable import movable_traces
 
 layers = pytest.mark.parametrize(
     ("num_param", "stride", "options"),

@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from ultralytics_akconv.functional import export_form
-from ultralytics_akconv.functional.movable import movable_traces
 from ultralytics_akconv.modules import AKConv
+from ultralytics_akconv.movable import movable_traces
 from ultralytics_akconv.paddle import teach_x2paddle
 
 # Format -> form, where "gather", which every other format gets, is not the fastest that is right; measured in

@@ -16,7 +16,11 @@ import torch
 
 @contextmanager
 def movable_traces() -> Iterator[None]:
-    """Let what `torch.jit.trace` returns within the context make an AKConv's tensors on the device of its input."""
+    """Let what `torch.jit.trace` returns within the context make an AKConv's tensors on the device of its input.
+
+    The host calls it by that name, so it is replaced there for the time of an export, in all threads of the process: a
+    trace of another one gets the same, which changes nothing but AKConv layers.
+    """
     host_trace = torch.jit.trace
 
     def trace(*args: Any, **kwargs: Any) -> Any:
