@@ -114,6 +114,17 @@ def test_imports_run_one_way(name):
     assert used <= MAY_IMPORT[name]
 
 
+def test_the_manual_has_every_room():
+    table = (ROOT / "docs/contributing.md").read_text("utf-8")
+    assert not [name for name in ROOMS if name != "__init__" and f"`{name}`" not in table]
+
+
+def test_one_thing_has_one_word():
+    """Further words for a plain model, a path and the plain formula, which the manual's list of words does not have."""
+    for file in [*SOURCES, *SCRIPTS]:
+        assert not re.search(r"\b(twin|formulation|plain expression)s?\b", file.read_text("utf-8"), re.I), file
+
+
 def test_no_room_is_reached_from_itself():
     def below(name, seen=()):
         assert name not in seen, f"{' imports '.join([*seen, name])}"

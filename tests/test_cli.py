@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The `akconv` command: what it prints, what it writes, how it fails."""
 
+import argparse
+import importlib
 import re
 
 import pytest
@@ -9,7 +11,7 @@ from networks import HOST_NAMES
 from ultralytics.cfg import check_cfg
 
 from ultralytics_akconv import __version__, graft
-from ultralytics_akconv.cli import main
+from ultralytics_akconv.cli import COMMANDS, GROUPS, main
 from ultralytics_akconv.cli.arguments import exit_status
 from ultralytics_akconv.configs import MODELS, config_names
 from ultralytics_akconv.grafting.names import host_models
@@ -194,3 +196,15 @@ def test_info_knows_blocks_and_activations_and_a_stock_model(tmp_path):
     assert info.plain == stock.size == stock.plain
     assert len(info.akconvs) == 20
     assert not stock.akconvs
+
+
+def test_every_argument_of_every_command_has_a_line_of_help_and_an_option_its_default():
+    tables = [COMMANDS, *GROUPS.values()]
+    functions = [adds for table in tables for _, adds in table.values() if ":" in adds]
+    for file, _, function in (adds.partition(":") for adds in functions):
+        parser = argparse.ArgumentParser()
+        getattr(importlib.import_module(f"ultralytics_akconv.cli.{file}"), function)(parser)
+        for action in parser._actions:
+            assert action.help, f"{function}: {action.dest}"
+            if isinstance(action.default, (int, str, list)) and not isinstance(action.default, bool) and action.choices:
+                assert "default" in action.help, f"{function}: {action.dest}"

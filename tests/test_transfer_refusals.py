@@ -40,7 +40,7 @@ def test_a_source_that_is_no_trained_host_model_is_refused(source, tmp_path):
     text.write_text("no checkpoint")
     torch.save(source.state_dict(), state)
     for file in (text, state):
-        with pytest.raises(ValueError, match="is no checkpoint of the host"):
+        with pytest.raises(ValueError, match="is no checkpoint of Ultralytics"):
             transfer(file)
     with pytest.raises(FileNotFoundError):
         transfer(tmp_path / "missing.pt")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ultralytics_akconv.benchmark.measurements import machine as measured_on
+from ultralytics_akconv.benchmark.measurements import machine
 from ultralytics_akconv.functional import BORDERS, resample
 from ultralytics_akconv.functional.kernels import kernel_status
 from ultralytics_akconv.functional.kernels.trust import TOLERANCES, relative_error
@@ -55,11 +55,11 @@ def paths() -> list[str]:
     return [*(["kernels"] if triton else []), "grid", "gather"]
 
 
-def machine(run: Run) -> None:
+def about_device(run: Run) -> None:
     """Tell the card, the versions, the self-check by dtype and the bandwidth of a copy."""
     about: dict[str, Any] = {"cuda": torch.version.cuda, "tiny": run.tiny}
     about["triton"] = importlib.import_module("triton").__version__ if "kernels" in paths() else None
-    run.part("versions", lambda: {**measured_on(run.device), **about})
+    run.part("versions", lambda: {**machine(run.device), **about})
     if run.cuda:
         run.part("card", lambda: _card(run.device))
     for dtype in TOLERANCES if "kernels" in paths() else ():

@@ -19,7 +19,7 @@ class Step(NamedTuple):
 
 
 STEPS = {
-    "machine": Step(exactness.machine, 40, "card, versions, self-check of the kernels, bandwidth"),
+    "machine": Step(exactness.about_device, 40, "card, versions, self-check of the kernels, bandwidth"),
     "errors": Step(exactness.errors, 90, "values and gradients against float64, by border, dtype and path"),
     "repeats": Step(exactness.repeats, 30, "twenty runs bit for bit"),
     "large": Step(exactness.large, 30, "more than 2**31 elements"),
