@@ -33,10 +33,8 @@ def converting_load(host_load: Callable) -> Callable:
         finally:
             handle.remove()
         if verbose:
-            LOGGER.info(
-                f"Transferred {len(pairs)} Conv layers to AKConv (N={_numbers(pairs)}), "
-                "points placed by the offset bias, offset weights at zero"
-            )
+            counted = f"{len(pairs)} Conv layers to AKConv (N={_numbers(pairs)})"
+            LOGGER.info(f"Transferred {counted}, points placed by the offset bias")
             if any(pair.akconv.num_param < 9 for pair in pairs):  # from nine points on nothing is lost
                 LOGGER.info(
                     "This start is made from the weights alone; images, labelled or not, can bring it nearer to "
