@@ -63,8 +63,8 @@ def traced(exported, x, offset):
 
 
 @forms
+@pytest.mark.filterwarnings("ignore:allow_ops_in_compiled_graph:ImportWarning")  # of einops beside torch 2.1
 @pytest.mark.filterwarnings("error")  # whoever exports should not be warned of what is ours
-@pytest.mark.filterwarnings("ignore:allow_ops_in_compiled_graph:ImportWarning")  # einops of torch 2.1
 def test_a_form_equals_the_definition_to_the_last_digits_of_float64(form, defined, close):
     for tensors, settings, expected in defined:
         close(form(*tensors, *settings), expected)

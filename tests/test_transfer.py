@@ -4,7 +4,6 @@
 import copy
 import shutil
 import sys
-from unittest import mock
 
 import cv2
 import numpy as np
@@ -91,7 +90,7 @@ def test_a_model_yaml_takes_the_sources_classes_and_scale(source):
     assert {m.border for m in layers_of(result.model)} == {"paper"}
 
 
-def test_images_lower_the_layers_errors_and_the_report_shows_it(checkpoint, mini_dataset, tmp_path):
+def test_images_lower_the_layers_errors_and_the_report_shows_it(checkpoint, mini_dataset, tmp_path, monkeypatch):
     result = transfer(checkpoint, num_param=4, data=mini_dataset, images=4, imgsz=64)
     assert all(0 < layer.fitted < layer.prior for layer in result.layers)
     folder = mini_dataset.parent / "akconv-mini/images/train"
@@ -101,8 +100,8 @@ def test_images_lower_the_layers_errors_and_the_report_shows_it(checkpoint, mini
     assert "fitted" in table and all(layer.name in table for layer in result.layers)
     parameters = sum(p.numel() for p in result.model.parameters())
     assert f"{parameters:,}" in table
-    with mock.patch.dict(sys.modules, {"matplotlib.pyplot": None}):  # whose figures belong to all threads
-        picture = cv2.imread(str(result.plot(tmp_path / "report.png")))
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # whose figures belong to all threads
+    picture = cv2.imread(str(result.plot(tmp_path / "report.png")))
     assert picture.std() > 10
 
 

@@ -18,8 +18,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(source, tmp_path, m
     file = tmp_path / "model.pt"
     file.write_bytes(b"old")
 
-    def fail(content, path):
-        path.write_bytes(b"half")
+    def fail(content, stream):
+        stream.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)
