@@ -11,7 +11,7 @@ from ultralytics.nn.modules import Conv
 
 from ultralytics_akconv import AKConv
 from ultralytics_akconv.ablation import offset_statistics
-from ultralytics_akconv.conversion.calibration import _Moments
+from ultralytics_akconv.conversion.calibration import _NormalEquations
 from ultralytics_akconv.conversion.coordinates import Moments, Uncorrelated
 from ultralytics_akconv.conversion.pairs import Pair
 from ultralytics_akconv.functional import using_path
@@ -51,7 +51,7 @@ def test_statistics_of_offsets_are_summed_elsewhere():
 
 @torch.no_grad()
 def test_the_equations_of_a_fit_are_summed_elsewhere():
-    moments = _Moments(Pair("0", AKConv(4, 6, 5, 2).eval(), Conv(4, 6, 3, 2)))
+    moments = _NormalEquations(Pair("0", AKConv(4, 6, 5, 2).eval(), Conv(4, 6, 3, 2)))
     with using_path("gather"):
         moments.add(there(2, 4, 8, 8), there(2, 6, 4, 4))
     assert type(moments.sums) is torch.Tensor and float(moments.sums[-1, -1]) == 2 * 4 * 4
