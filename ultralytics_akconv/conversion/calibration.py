@@ -45,8 +45,9 @@ class _NormalEquations:
         samples = resample(x, akconv.offsets(x), akconv.points, akconv.stride, akconv.border)  # (B, C1, h*N, w)
         samples = rearrange(samples, "b c (h n) w -> (b h w) (c n)", n=akconv.num_param)
         target = rearrange(target, "b c h w -> (b h w) c")
-        rows = torch.cat((samples, target, target.new_ones(len(target), 1)), 1).cpu().double()  # (B*h*w, D + C2 + 1)
-        self.sums += rows.T @ rows
+        rows = torch.cat((samples, target, target.new_ones(len(target), 1)), 1)  # (B*h*w, D + C2 + 1)
+        rows = (rows if rows.is_cuda else rows.cpu()).double()  # Apple's GPU has no float64
+        self.sums += (rows.T @ rows).cpu()
 
     def solve(self, solution: Solution) -> tuple[Tensor, Tensor, float, float]:
         """Return the weights (C2, C1, N), the shift of the output's mean (C2), and the error before and after."""
