@@ -64,6 +64,9 @@ def test_a_dynamic_onnx_takes_other_sizes_and_batches(options):
 
 @pytest.mark.slow
 def test_a_dynamic_mnn_takes_other_sizes():
+    formats = exporter.export_formats()
+    if "dynamic" not in dict(zip(formats["Argument"], formats.get("Arguments", []))).get("mnn", []):
+        pytest.skip("this release exports MNN for one size alone")
     assert_equal_numbers(exported("mnn", dynamic=True), [(1, 3, 64, 64), (1, 3, 64, 96), (1, 3, 416, 608)])
 
 
