@@ -121,6 +121,8 @@ def test_keypoints_given_in_python_and_a_narrow_box_branch_are_kept(by_yaml, tmp
 @pytest.mark.parametrize("end2end", [True, False])
 def test_the_heads_of_the_source_and_its_choice_between_them_are_kept(end2end, model):
     source = trained("yolo26n.yaml", nc=3)
+    if getattr(type(source).end2end, "fset", None) is None:
+        pytest.skip("this release of Ultralytics leaves no choice between the heads")
     source.end2end = end2end
     result = transfer(source, model, **({} if model else {"num_param": 9}))
     assert result.model.end2end == source.end2end == end2end
