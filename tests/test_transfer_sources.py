@@ -74,12 +74,12 @@ def test_a_picture_and_an_export_of_one_channel_work(tmp_path):
 
 @pytest.mark.parametrize("by_yaml", [False, True])
 def test_the_activation_of_the_yaml_is_the_converted_models(by_yaml, tmp_path):
-    source = trained({**yolov8_dict(name=None), "activation": "nn.ReLU()"}, nc=3)
+    source = trained({**yolov8_dict(name=None), "activation": "torch.nn.ReLU()"}, nc=3)
     result = transfer(source, given(tmp_path) if by_yaml else None, **({} if by_yaml else {"num_param": 9}))
     assert {type(layer.conv.act) for layer in layers_of(result.model)} == {nn.ReLU}
     x = torch.rand(1, 3, 64, 64)
     assert relative(result.model(x)[0], source(x)[0]) < 1e-4
-    assert result.model.yaml["activation"] == "nn.ReLU()"
+    assert result.model.yaml["activation"] == "torch.nn.ReLU()"
 
 
 def test_an_activation_that_the_yaml_given_has_alone_is_not_taken(source, tmp_path):
