@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ultralytics_akconv.functional.remembering import remembered
+from ultralytics_akconv.functional.tracing import is_exported
 from ultralytics_akconv.shapes import Points
 
 BORDERS = ("paper", "clamp", "zeros")
@@ -44,19 +45,29 @@ def position_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def constants_device(device: torch.device) -> torch.device:
+    """Return where to make tensors of numbers alone that `device` needs: in a trace for an exporter, on the CPU.
+
+    An exporter to ONNX works out what is constant: what is made of numbers where the trace makes it, what is made of
+    sizes on the CPU, and on a GPU it fails over the two.
+    """
+    return torch.device("cpu") if is_exported() else device
+
+
 def base_positions(points: Points, stride: int, h: int, w: int, dtype: torch.dtype, device: torch.device) -> Base:
     """Return where the samples of an (h, w) output lie at zero offset."""
-    exact = torch.tensor(points, dtype=dtype, device=device).T  # (2, N)
+    maker = constants_device(device)
+    exact = torch.tensor(points, dtype=dtype, device=maker).T  # (2, N)
     whole = exact.floor()
     on_pixels = all(float(v).is_integer() for point in points for v in point)
     pixel = whole.to(torch.int32)  # taken by index: X2Paddle has no unbind
-    rows = torch.arange(h, dtype=torch.int32, device=device) * stride
-    cols = torch.arange(w, dtype=torch.int32, device=device) * stride
-    return Base(
-        rows[:, None, None] + pixel[0][:, None],  # (h, N, 1)
-        cols + pixel[1][:, None],  # (N, w)
-        None if on_pixels else exact - whole,
-    )
+    rows = torch.arange(h, dtype=torch.int32, device=maker) * stride
+    cols = torch.arange(w, dtype=torch.int32, device=maker) * stride
+    row, col = rows[:, None, None] + pixel[0][:, None], cols + pixel[1][:, None]  # (h, N, 1) and (N, w)
+    fraction = None if on_pixels else exact - whole
+    if maker != device:
+        row, col, fraction = (part if part is None else part.to(device) for part in (row, col, fraction))
+    return Base(row, col, fraction)
 
 
 @remembered(128)  # a model has some ten layers; bounded, since sizes change from batch to batch

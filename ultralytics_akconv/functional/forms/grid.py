@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ultralytics_akconv.functional.columns import column_conv
-from ultralytics_akconv.functional.taps import border_factor, position_dtype
+from ultralytics_akconv.functional.taps import border_factor, constants_device, position_dtype
 from ultralytics_akconv.shapes import Points
 
 
@@ -19,9 +19,12 @@ def grid_akconv2d(
     n, (h, w) = len(points), offset.shape[2:]
     dtype = position_dtype(offset.dtype)
     # Not from `base_positions`, which counts pixels in integers.
-    start = torch.tensor(points, dtype=dtype, device=x.device)  # (N, 2)
-    row = torch.arange(h, dtype=dtype, device=x.device)[:, None] * stride + start[:, 0]  # (h, N)
-    col = torch.arange(w, dtype=dtype, device=x.device) * stride + start[:, 1:]  # (N, w)
+    maker = constants_device(x.device)
+    start = torch.tensor(points, dtype=dtype, device=maker)  # (N, 2)
+    row = torch.arange(h, dtype=dtype, device=maker)[:, None] * stride + start[:, 0]  # (h, N)
+    col = torch.arange(w, dtype=dtype, device=maker) * stride + start[:, 1:]  # (N, w)
+    if maker != x.device:
+        row, col = row.to(x.device), col.to(x.device)
     # The samples of an output pixel come one below the other, so that the column convolution takes them as they are:
     # of (B, C, h*N, w), the largest tensor, some runtimes copy every reshape.
     row_offset, col_offset = (part.to(dtype).permute(0, 2, 1, 3) for part in (offset[:, :n], offset[:, n:]))
