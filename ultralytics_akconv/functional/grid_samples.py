@@ -81,7 +81,7 @@ class GridSamples(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, grid: Tensor, factor: Tensor, border: str) -> Tensor:
         """Sample in the dtype of the places."""
         ctx.save_for_backward(x, grid, factor)
-        ctx.options = _options(border)
+        ctx.border, ctx.options = border, _options(border)
         samples = torch.ops.aten.grid_sampler_2d(_map(x, grid), grid, *ctx.options)  # (B, C, h*N, w)
         result = torch.empty_like(samples, dtype=x.dtype, memory_format=torch.channels_last)
         return torch.mul(samples, factor, out=result)
@@ -95,6 +95,8 @@ class GridSamples(torch.autograd.Function):
         grad_x, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
             grad * factor, _map(x, grid), grid, *ctx.options, (by_x, True)
         )
+        if ctx.border == "zeros" and by_grid:  # nothing is read off the map, so a NaN there has reached neither axis
+            grad_grid = torch.add(grad_grid, factor.squeeze(1)[..., None], alpha=0)
         if by_x:
             grad_x = grad_x.transpose(2, 3).to(x.dtype, memory_format=torch.channels_last)
         return grad_x if by_x else None, grad_grid if by_grid else None, None, None
