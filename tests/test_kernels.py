@@ -122,5 +122,5 @@ def test_a_sample_of_nothing_belongs_to_no_cell():
         grad = torch.randn(2, 3, 10, 3).to(memory_format=torch.channels_last)
         _, cells, weights = samples._sample_gradient(grad, x, offset, points, 2, border, True, False)
         assert (cells < 2 * 4 * 5).all() == (border != "zeros") and (cells >= 0).all()
-        assert torch.equal(cells == 2 * 4 * 5, (weights == 0).all(0))
+        assert torch.equal(cells == 2 * 4 * 5, (weights == 0).all(1))
         assert (cells[: len(cells) // 2] == (40 if border == "zeros" else 19)).all()

@@ -9,9 +9,10 @@ from unittest import mock
 import pytest
 import torch
 from sample_forms import case, needs_triton, passed
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ultralytics_akconv import resample, sampling_points
-from ultralytics_akconv.functional import using_path
+from ultralytics_akconv.functional import BORDERS, using_path
 from ultralytics_akconv.functional.kernels import KernelSamples, samples
 
 pytestmark = needs_triton
@@ -40,10 +41,12 @@ def guarded(shape, dtype, value=math.nan):
 def test_nothing_beside_the_tensors_is_read_or_written():
     bands = []
 
-    def memory(shape, dtype, device):
-        tensor, band = guarded(shape, dtype)
+    def memory(shape, dtype, device, memory_format=torch.contiguous_format):
+        last = memory_format == torch.channels_last
+        size = torch.Size([shape] if isinstance(shape, int) else shape)
+        tensor, band = guarded([size[axis] for axis in (0, 2, 3, 1)] if last else size, dtype)
         bands.append(band)
-        return tensor
+        return tensor.permute(0, 3, 1, 2) if last else tensor
 
     for border, layout in (("paper", (0, 1, 2, 3)), ("zeros", (0, 2, 3, 1))):
         x, offset = case((2, 20, 5, 4), stride=2, spread=6, dtype=torch.float32)
@@ -54,7 +57,7 @@ def test_nothing_beside_the_tensors_is_read_or_written():
             bands.append(band)
             inputs.append(inner)
         expected = passed("kernels", x, offset, sampling_points(5), 2, border, inputs[2])
-        with mock.patch.object(samples, "_empty", memory):
+        with mock.patch.object(torch, "empty", memory):
             found = passed("kernels", *inputs[:2], sampling_points(5), 2, border, inputs[2])
         assert all(map(torch.equal, found, expected))
     assert len(bands) == 2 * (3 + 4)  # samples, cells, weights, pixels
@@ -75,7 +78,8 @@ def test_an_empty_batch_launches_nothing():
 
 def test_images_beyond_the_limit_of_a_grid_axis_lie_on_the_first_axis():
     x, offset = torch.empty(1).expand(70_000, 1, 1, 1), torch.empty(1).expand(70_000, 2, 1, 1)
-    with mock.patch.object(samples, "_launch") as launch:
+    starts = mock.Mock(return_value=torch.zeros(70_001, dtype=torch.int32))  # what is mocked writes no cells
+    with mock.patch.object(samples, "_launch") as launch, mock.patch.object(samples, "_starts", starts):
         KernelSamples.apply(x.requires_grad_(), offset, ((0.0, 0.0),), 1, "paper").sum().backward()
     assert [call.args[1] for call in launch.call_args_list] == [(70_000,), (70_000,), (70_000, 1)]
 
@@ -130,7 +134,7 @@ def test_the_operators_say_what_they_make_without_memory():
         for asked in ((True, True), (True, False), (False, True)):
             made = operators.sample_gradient(grad, x, offset, points, 2, "paper", *asked)
             yield from made
-        yield operators.pixel_gradient(grad, torch.ones(4, 120), order, starts.clamp(max=120), x)
+        yield operators.pixel_gradient(grad, torch.ones(120, 4), order, starts.clamp(max=120), x)
 
     real = list(results(x, offset, grad, order, starts))
     meta = list(results(*(tensor.to("meta") for tensor in (x, offset, grad, order, starts))))
@@ -138,27 +142,40 @@ def test_the_operators_say_what_they_make_without_memory():
         assert (ours.shape, ours.dtype, ours.stride()) == (other.shape, other.dtype, other.stride())
 
 
-def test_deterministic_algorithms_do_not_fill_what_the_programs_write_and_fill_the_rest(monkeypatch):
-    x, offset = case((1, 3, 3, 4), stride=2)
-    expected = passed("kernels", x, offset, sampling_points(5), 2, "paper")
-    made, empty = [], torch.empty
+@pytest.mark.parametrize("border", BORDERS)
+def test_all_memory_is_written_before_it_is_read(monkeypatch, border):
+    """Under deterministic algorithms PyTorch fills new memory with NaN."""
     if not hasattr(torch.utils, "deterministic"):
         pytest.skip(f"torch {torch.__version__} fills no new memory")
-    # As PyTorch begins: a training of Ultralytics in this process leaves it off.
+    x, offset = case((1, 3, 3, 4), stride=2, spread=6)
+    expected = passed("kernels", x, offset, sampling_points(5), 2, border)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-
-    def noted(*arguments, **options):
-        made.append(torch.utils.deterministic.fill_uninitialized_memory)
-        return empty(*arguments, **options)
-
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     try:
-        with mock.patch.object(torch, "empty", noted):
-            found = passed("kernels", x, offset, sampling_points(5), 2, "paper")
-        assert made == [False] * 4 and torch.utils.deterministic.fill_uninitialized_memory is True
+        assert torch.empty(1).isnan().all()
+        found = passed("kernels", x, offset, sampling_points(5), 2, border)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, found, expected)) and not any(tensor.isnan().any() for tensor in found)
+
+
+def test_a_mode_sees_operators_and_else_the_functions_are_called_at_once():
+    x, offset = case((1, 3, 3, 4), stride=2)
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    alone = passed("kernels", x, offset, sampling_points(5), 2, "paper")
+    with Mode():
+        under = passed("kernels", x, offset, sampling_points(5), 2, "paper")
+    assert all(map(torch.equal, under, alone))
+    own = [name.partition("::")[2] for name in seen if name.startswith("ultralytics_akconv::")]
+    assert own == ["sample", "sample_gradient", "pixel_gradient"]
+    with mock.patch.object(torch.ops.ultralytics_akconv, "sample", side_effect=AssertionError):
+        passed("kernels", x, offset, sampling_points(5), 2, "paper")
 
 
 def test_the_operators_stay_where_the_module_is_imported_anew(fresh):

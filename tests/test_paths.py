@@ -89,7 +89,7 @@ def test_a_forced_path_is_taken_in_every_thread_and_left_again():
 
 
 def test_each_path_runs_what_it_is_named_for():
-    named = {"bags": "BagSamples", "kernels": "KernelSamples", "grid": "grid_sampler", "gather": "gather_samples"}
+    named = {"bags": "BagSamples", "kernels": "kernel_samples", "grid": "grid_sampler", "gather": "gather_samples"}
     assert set(named) == set(PATHS)
     for path, name in named.items():
         with mock.patch.object(functional, name) as used, using_path(path):

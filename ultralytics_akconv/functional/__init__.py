@@ -25,7 +25,7 @@ from ultralytics_akconv.functional.columns import column_conv
 from ultralytics_akconv.functional.forms import export_form, traced_form
 from ultralytics_akconv.functional.gather import COMPILED, PLAIN, gather_samples
 from ultralytics_akconv.functional.grid_samples import grid_sampler
-from ultralytics_akconv.functional.kernels import KernelSamples
+from ultralytics_akconv.functional.kernels import kernel_samples
 from ultralytics_akconv.functional.paths import PATHS, sampling_path, using_path
 from ultralytics_akconv.functional.taps import BORDERS, Base, base_positions, cached_base_positions, position_dtype
 from ultralytics_akconv.functional.tracing import is_exported, is_traced, is_transformed
@@ -128,7 +128,7 @@ def _sampler(x: Tensor, offset: Tensor, points: Points, stride: int, border: str
     """Return what computes the samples (B, C, h*N, w) anew at each call, by the path that is taken here."""
     path = sampling_path(x, offset)
     if path == "kernels":
-        return lambda: KernelSamples.apply(x, offset, points, stride, border)
+        return lambda: kernel_samples(x, offset, points, stride, border)
     traced = is_traced()
     base_of = base_positions if traced else cached_base_positions
     base = base_of(points, stride, *offset.shape[2:], position_dtype(offset.dtype), offset.device)

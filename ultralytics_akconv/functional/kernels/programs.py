@@ -123,11 +123,10 @@ def sample_gradient_program(
         nowhere = (w00 == 0) & (w01 == 0) & (w10 == 0) & (w11 == 0)
         cell = tl.where(nowhere, images.to(tl.int64) * height * width, (image * height + rl) * width + cl)
         tl.store(cells + sample, cell.to(cells.dtype.element_ty), mask=there)
-        total = images.to(tl.int64) * count
-        tl.store(weights + sample, w00, mask=there)
-        tl.store(weights + total + sample, w01, mask=there)
-        tl.store(weights + 2 * total + sample, w10, mask=there)
-        tl.store(weights + 3 * total + sample, w11, mask=there)
+        tl.store(weights + 4 * sample, w00, mask=there)
+        tl.store(weights + 4 * sample + 1, w01, mask=there)
+        tl.store(weights + 4 * sample + 2, w10, mask=there)
+        tl.store(weights + 4 * sample + 3, w11, mask=there)
     if BY_OFFSET:
         x += image * height * width * C
         p00, p01 = (rl * width + cl).to(tl.int64)[:, None] * C, (rl * width + ch).to(tl.int64)[:, None] * C
@@ -150,54 +149,54 @@ def sample_gradient_program(
 
 
 @triton.jit
-def _run(cell, there, row, col, width, corner):
-    """Return where the samples begin and end, in the order of the cells, of which a pixel is this corner."""
-    there = there & (row >= corner // 2) & (col >= corner % 2)
-    cell -= corner // 2 * width + corner % 2
-    return tl.load(cell, mask=there, other=0), tl.load(cell + 1, mask=there, other=0)
+def _weighted(grad, weights, order, k, low, end, c, C: tl.constexpr, ACC: tl.constexpr):
+    """Return the gradients of the samples at `k` in the order of the cells, times their weights: a row each.
 
-
-@triton.jit
-def _weighted(grad, weights, order, k, there, c, C: tl.constexpr, ACC: tl.constexpr):
-    """Return the gradients of the samples at `k` in the order of the cells, times their weights: a row each."""
+    Those before `low` are of the cell on the left, of which the pixel is the right corner.
+    """
+    there = k < end
     sample = tl.load(order + k, mask=there, other=0)
-    weight = tl.load(weights + sample, mask=there, other=0.0)[:, None]
-    mask = (weight != 0) & (c < C)
-    g = tl.load(grad + sample[:, None] * C + c, mask=mask, other=0.0).to(ACC)
-    return tl.where(mask, g * weight, 0.0)
+    weight = tl.load(weights + 4 * sample + (k < low).to(tl.int32), mask=there, other=0.0)[:, None]
+    # The rows are loaded beside the weights and not by them: to wait for both in turn takes half as long again.
+    g = tl.load(grad + sample[:, None] * C + c, mask=there[:, None] & (c < C), other=0.0).to(ACC)
+    return tl.where(weight != 0, g * weight, 0.0)  # a weight of 0 times NaN or infinity would be none
 
 
-@triton.jit(do_not_specialize=("total", "height", "width"))
+@triton.jit(do_not_specialize=("height", "width"))
 def pixel_gradient_program(
-    grad, weights, order, starts, grad_x, total, height, width,
+    grad, weights, order, starts, grad_x, height, width,
     C: tl.constexpr, ACC: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of a block of pixels: each is one corner of the samples of four cells.
 
-    One program writes an element, and the samples are sorted by their cell: every run sums them in the same order. What
-    a cell has beyond `LONG` samples, the block sums together: offsets off one side of the map bring all to one cell.
+    Two cells side by side have their samples one after the other, so they are one run, and a pixel has two. One program
+    writes an element, and the samples are sorted by their cell: every time they are summed in the same order. What a
+    run has beyond `LONG` samples, the block sums together: offsets off one side of the map bring all to one cell.
     """
     blocks = tl.cdiv(height * width, BLOCK_M)
     image = (tl.program_id(0) // blocks).to(tl.int64) * height * width
     own = tl.arange(0, BLOCK_M)
     pixel = tl.program_id(0) % blocks * BLOCK_M + own
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
-    there = pixel < height * width
-    row, col = pixel // width, pixel % width
     starts += image
     result = tl.zeros((BLOCK_M, BLOCK_C), ACC)
-    for corner in range(4):
-        at, end = _run(starts + pixel, there, row, col, width, corner)
+    for above in range(2):
+        cell = pixel - above * width
+        inside = (cell >= 0) & (pixel < height * width)
+        low = tl.load(starts + cell, mask=inside, other=0)
+        at = tl.load(starts + cell - (pixel % width > 0).to(tl.int32), mask=inside, other=0)
+        end = tl.load(starts + cell + 1, mask=inside, other=0)
         longest = tl.max(end - at)
         for _ in range(tl.minimum(longest, LONG)):
-            result += _weighted(grad, weights, order, at, at < end, c, C, ACC)
+            result += _weighted(grad, weights, order, at, low, end, c, C, ACC)
             at += 1
         if longest > LONG:
             for one in range(BLOCK_M):
                 first, last = tl.sum(tl.where(own == one, at, 0)), tl.sum(tl.where(own == one, end, 0))
+                middle = tl.sum(tl.where(own == one, low, 0))
                 for start in range(first, last, BLOCK_M):
-                    rows = _weighted(grad, weights, order, start + own, start + own < last, c, C, ACC)
+                    rows = _weighted(grad, weights, order, start + own, middle, last, c, C, ACC)
                     result += tl.where((own == one)[:, None], tl.sum(rows, 0)[None, :], 0.0)
-        weights += total
+        weights += 2  # the lower corners
     place = grad_x + (image + pixel)[:, None] * C + c
-    tl.store(place, result.to(grad_x.dtype.element_ty), mask=there[:, None] & (c < C))
+    tl.store(place, result.to(grad_x.dtype.element_ty), mask=(pixel < height * width)[:, None] & (c < C))

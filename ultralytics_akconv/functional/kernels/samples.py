@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The bilinear sum and its gradients as operators of PyTorch over the Triton programs, and the autograd function.
 
-Operators and not mere launches, so that whatever looks at PyTorch sees them: profilers, counters, fake tensors.
+Operators and not mere launches, so that whatever gets between PyTorch and its calls sees them: counters, fake tensors,
+exporters. Where nothing does, the functions behind them are called at once: a training step of a small batch waits for
+the launches and not for the GPU, and an operator in Python is a third of the time that a launch takes.
 """
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ultralytics_akconv.functional.columns import stacked
-from ultralytics_akconv.functional.remembering import remembered
+from ultralytics_akconv.functional.remembering import remembered, under_a_mode
 from ultralytics_akconv.functional.taps import BORDERS, position_dtype
 from ultralytics_akconv.shapes import Points
 
@@ -25,46 +27,32 @@ _ROWS, _ROW_WARPS = 1024, 4
 _PIXELS, _PIXEL_WARPS = 512, 2
 _CHANNELS = 128
 _LONG = 64  # samples of a cell; an ordinary cell has one or two
-_filling = threading.Lock()  # each GPU's backward pass is a thread
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return memory for what is about to be written, all of it.
-
-    Under deterministic algorithms, which the host trains with, PyTorch fills new memory with NaN before anybody writes
-    to it: a sixth of what a layer moves. It is left out for these alone.
-    """
-    settings = getattr(torch.utils, "deterministic", None)  # torch 2.1 does not fill
-    if settings is None or not torch.are_deterministic_algorithms_enabled():
-        return torch.empty(shape, dtype=dtype, device=device)
-    with _filling:
-        fill, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
-        try:
-            return torch.empty(shape, dtype=dtype, device=device)
-        finally:
-            settings.fill_uninitialized_memory = fill
-
-
-def _accumulator(*tensors: Tensor) -> torch.dtype:
-    """Return the dtype that positions, weights and sums have for these tensors."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
-def _launch(name: str, grid: tuple[int, ...], like: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Launch a program on the device of `like`, which need not be the current one."""
+@cache
+def _programs() -> tuple[Any, dict[torch.dtype, Any]]:
+    """Return the module of the programs, and what Triton calls the dtypes that they compute in."""
     import triton.language as tl
 
     from ultralytics_akconv.functional.kernels import programs
 
-    if like.device.type != "cuda" and not programs.INTERPRETED:
+    return programs, {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+def _accumulator(*tensors: Tensor) -> torch.dtype:
+    """Return the dtype that positions, weights and sums have for these tensors."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def _launch(name: str, grid: tuple[int, ...], like: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Launch a program on the device of `like`, which need not be the current one."""
+    programs, dtypes = _programs()
+    if not (like.is_cuda or programs.INTERPRETED):
         raise RuntimeError(
             f"AKConv's kernels run on CUDA tensors, or on a CPU where TRITON_INTERPRET=1 is in the environment before "
             f"Python starts; got a tensor on {like.device}"
         )
-    constants["ACC"] = getattr(tl, str(constants["ACC"]).removeprefix("torch."))
+    constants["ACC"] = dtypes[constants["ACC"]]
     if name == "pixel_gradient_program":
         constants.update(programs.REGISTERS)
     with torch.cuda.device_of(like):
@@ -83,7 +71,13 @@ def _table(points: tuple[float, ...], dtype: torch.dtype, device: torch.device) 
     return torch.tensor(points, dtype=dtype, device=device)
 
 
-def _settings(x: Tensor, offset: Tensor, points: list[float], stride: int, border: str) -> tuple[Any, ...]:
+@lru_cache(maxsize=128)
+def _flattened(points: Points) -> tuple[float, ...]:
+    """Return the points as operators take them, row and column in turn (2N)."""
+    return tuple(number for point in points for number in point)
+
+
+def _settings(x: Tensor, offset: Tensor, points: Sequence[float], stride: int, border: str) -> tuple[Any, ...]:
     """Return the grid, the arguments and the constants that the programs over samples begin with."""
     b, c, height, width = x.shape
     n, (h, w) = len(points) // 2, offset.shape[2:]
@@ -102,10 +96,11 @@ def _settings(x: Tensor, offset: Tensor, points: list[float], stride: int, borde
     return (b * -(-h * w * n // block_m),), arguments, constants
 
 
-def _sample(x: Tensor, offset: Tensor, points: list[float], stride: int, border: str) -> Tensor:
-    """Return the samples (B, h, N, w, C) of a channels_last map."""
-    h, w = offset.shape[2:]
-    samples = _empty((len(x), h, len(points) // 2, w, x.shape[1]), x.dtype, x.device)
+def _sample(x: Tensor, offset: Tensor, points: Sequence[float], stride: int, border: str) -> Tensor:
+    """Return the samples (B, C, h*N, w) of a channels_last map, channels_last as well."""
+    (b, c), (h, w) = x.shape[:2], offset.shape[2:]
+    size = (b, c, h * (len(points) // 2), w)
+    samples = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if samples.numel() and not x.is_meta:
         grid, arguments, constants = _settings(x, offset, points, stride, border)
         _launch("sample_program", grid, x, *arguments, samples, **constants)
@@ -116,20 +111,21 @@ def _sample_gradient(
     grad: Tensor,
     x: Tensor,
     offset: Tensor,
-    points: list[float],
+    points: Sequence[float],
     stride: int,
     border: str,
     by_x: bool,
     by_offset: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradient by the offsets, and cells (samples) and corner weights (4, samples) for that by the input.
+    """Return the gradient by the offsets, and cells (samples) and corner weights (samples, 4) for that by the input.
 
     What is not asked for is empty.
     """
     count, pixels = grad.numel() // x.shape[1], len(x) * x.shape[2] * x.shape[3]
     grad_offset = torch.empty_like(offset) if by_offset else offset.new_empty(0)
-    cells = _empty((count if by_x else 0,), torch.int32 if pixels < 2**31 else torch.int64, x.device)
-    weights = _empty((4, len(cells)), _accumulator(x, offset), x.device)
+    cells_dtype = torch.int32 if pixels < 2**31 else torch.int64
+    cells = torch.empty(count if by_x else 0, dtype=cells_dtype, device=x.device)
+    weights = torch.empty((len(cells), 4), dtype=_accumulator(x, offset), device=x.device)
     if grad.numel() and not x.is_meta:
         grid, arguments, constants = _settings(x, offset, points, stride, border)
         constants.update(BY_X=by_x, BY_OFFSET=by_offset)
@@ -140,15 +136,15 @@ def _sample_gradient(
 def _pixel_gradient(grad: Tensor, weights: Tensor, order: Tensor, starts: Tensor, like: Tensor) -> Tensor:
     """Return the gradient by the input, (B, C, H, W) channels_last in the dtype of `like`."""
     b, c, height, width = like.shape
-    pixels = _empty((b, height, width, c), like.dtype, like.device)
-    if like.numel() and not like.is_meta:
+    pixels = torch.empty((b, c, height, width), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    if pixels.numel() and not like.is_meta:
         block_m, block_c = _blocks(_PIXELS, c)
         grid = b * -(-height * width // block_m), -(-c // block_c)
         _launch(
-            "pixel_gradient_program", grid, like, grad, weights, order, starts, pixels, len(order), height, width,
+            "pixel_gradient_program", grid, like, grad, weights, order, starts, pixels, height, width,
             C=c, ACC=weights.dtype, BLOCK_M=block_m, BLOCK_C=block_c, LONG=_LONG, num_warps=_PIXEL_WARPS,
         )  # fmt: skip
-    return pixels.permute(0, 3, 1, 2)
+    return pixels
 
 
 def _register() -> None:
@@ -184,6 +180,25 @@ def _is_dense(offset: Tensor) -> bool:
     return offset.is_contiguous() or offset.is_contiguous(memory_format=torch.channels_last)
 
 
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call one of the three functions, by way of its operator where a mode is to see it."""
+    if under_a_mode():
+        return getattr(torch.ops.ultralytics_akconv, function.__name__[1:])(*arguments)
+    return function(*arguments)
+
+
+def _samples(x: Tensor, offset: Tensor, points: Sequence[float], stride: int, border: str) -> Tensor:
+    """Return the samples of a map in any layout."""
+    return _call(_sample, _channels_last(x), offset, points, stride, border)
+
+
+def kernel_samples(x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
+    """Return `KernelSamples`, without what autograd does for a function where no gradient is asked for."""
+    if torch.is_grad_enabled():
+        return KernelSamples.apply(x, offset, points, stride, border)
+    return _samples(x, offset, _flattened(points), stride, border)
+
+
 class KernelSamples(torch.autograd.Function):
     """Samples (B, C, h*N, w), channels_last, of `x` (B, C, H, W) and `offset` (B, 2N, h, w)."""
 
@@ -191,22 +206,29 @@ class KernelSamples(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, offset: Tensor, points: Points, stride: int, border: str) -> Tensor:
         """Sum the four rows of every sample."""
         ctx.save_for_backward(x, offset)
-        ctx.sampling = [number for point in points for number in point], stride, border
-        return stacked(torch.ops.ultralytics_akconv.sample(_channels_last(x), offset, *ctx.sampling), offset)
+        ctx.sampling = _flattened(points), stride, border
+        return _samples(x, offset, *ctx.sampling)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by `x` and `offset`, each only if it is asked for."""
-        operators, (by_x, by_offset) = torch.ops.ultralytics_akconv, ctx.needs_input_grad[:2]
+        by_x, by_offset = ctx.needs_input_grad[:2]
         x, offset = ctx.saved_tensors
         x, grad = _channels_last(x), _channels_last(grad)  # a row of channels is a pixel of either
         offset = offset if _is_dense(offset) else offset.contiguous()
-        grad_offset, cells, weights = operators.sample_gradient(grad, x, offset, *ctx.sampling, by_x, by_offset)
+        grad_offset, cells, weights = _call(_sample_gradient, grad, x, offset, *ctx.sampling, by_x, by_offset)
         grad_x = None
         if by_x:
             cells, order = cells.sort(stable=True)
-            pixels = torch.arange(len(x) * x.shape[2] * x.shape[3] + 1, dtype=cells.dtype, device=x.device)
-            starts = torch.searchsorted(cells, pixels, out_int32=len(order) < 2**31)
-            grad_x = operators.pixel_gradient(grad, weights, order, starts, x)
+            grad_x = _call(_pixel_gradient, grad, weights, order, _starts(cells, x), x)
         return grad_x, grad_offset if by_offset else None, None, None, None
+
+
+def _starts(cells: Tensor, x: Tensor) -> Tensor:
+    """Return where the samples of each pixel of `x` begin among its sorted cells, (B * H * W + 1).
+
+    It is what a sparse matrix calls its row pointers, in one launch and without the pixels' numbers.
+    """
+    pixels = len(x) * x.shape[2] * x.shape[3]
+    return torch._convert_indices_from_coo_to_csr(cells, pixels, out_int32=len(cells) < 2**31)
