@@ -89,10 +89,10 @@ sample_forms = pytest.mark.parametrize("sample", SAMPLE_FORMS.values(), ids=SAMP
 borders = pytest.mark.parametrize("border", BORDERS)
 
 
-def load(file):
+def load(file, device="cpu"):
     """Return the tensors and numbers of a golden file by their names."""
     data = np.load(file)
-    return {name: torch.from_numpy(data[name]) if data[name].ndim else data[name].item() for name in data}
+    return {name: torch.from_numpy(data[name]).to(device) if data[name].ndim else data[name].item() for name in data}
 
 
 def case(shape=(2, 3, 5, 7), num_param=5, stride=1, spread=2.0, dtype=torch.float64, device="cpu"):

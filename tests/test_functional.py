@@ -24,8 +24,8 @@ def test_the_worked_example_of_the_module_docstring():
 
 
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
-def test_positions_samples_and_output_are_the_published_ones(file):
-    gold = load(file)
+def test_positions_samples_and_output_are_the_published_ones(file, device):
+    gold = load(file, device)
     num_param, stride = gold["num_param"], gold["stride"]
     points = sampling_points(num_param)
     offset = torch.nn.functional.conv2d(

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What the steps of `scripts/gpu.py` find and what they take for an error, and calls of CUDA against a stand-in."""
 
-import types
+from types import SimpleNamespace
 
 import pytest
 import torch
+from ultralytics import YOLO
 
+from ultralytics_akconv import AKConv
 from ultralytics_akconv.gpu import Settings, clock, exactness, models, read_facts, tables, trainings
 from ultralytics_akconv.gpu import worker as steps_process
 from ultralytics_akconv.gpu.facts import Run
@@ -72,10 +74,12 @@ def test_a_large_batch_whose_last_image_is_another_is_an_error(tmp_path, monkeyp
 def test_a_loss_that_is_no_number_is_an_error(tmp_path):
     file = tmp_path / "results.csv"
     file.write_text(
-        "epoch, time, train/box_loss,train/cls_loss,akconv/outside\n1,2.5,1,2,0.1\n2,4,0.5,1,0.2\n", "utf-8"
+        "epoch, time, train/box_loss,train/cls_loss,metrics/mAP50(B),akconv/outside\n"
+        "1,2.5,1,2,0.4,0.1\n2,4,0.5,1,0.3,0.2\n3,6.5,0.5,1,0.3,0.2\n",
+        "utf-8",
     )
     assert trainings._results(file) == {
-        "epochs": 2, "first loss": 3.0, "last loss": 1.5, "seconds an epoch": [2.5, 1.5], "outside": 0.2
+        "epochs": 3, "first loss": 3.0, "last loss": 1.5, "seconds an epoch": 2.5, "mAP50": 0.4, "outside": 0.2
     }  # fmt: skip
     file.write_text("epoch,train/box_loss\n1,nan\n", "utf-8")
     with pytest.raises(ArithmeticError, match="a loss is not a number"):
@@ -97,6 +101,41 @@ def test_half_precision_without_numbers_is_an_error(tmp_path, monkeypatch):
         models._half_outputs(a_run(tmp_path), "any.yaml")
 
 
+def test_half_precision_that_costs_more_of_the_score_than_it_may_is_an_error(tmp_path, monkeypatch):
+    scores = iter((0.50, 0.56))  # half precision first
+
+    class Model:
+        def val(self, **settings):
+            return SimpleNamespace(box=SimpleNamespace(map50=next(scores)), speed={"inference": 1.0})
+
+    monkeypatch.setattr(models, "YOLO", lambda model: Model())
+    monkeypatch.setattr(models, "settled", lambda model, side: torch.nn.Identity())
+    with pytest.raises(ArithmeticError, match=r"half precision costs 0\.06.* of mAP50, 0\.05 are allowed"):
+        models._half_validation(a_run(tmp_path))
+
+
+def test_a_model_that_was_trained_before_is_taken_in_place_of_a_settled_one(tmp_path):
+    run = a_run(tmp_path)
+    assert trainings.trained(run, models.AKCONV) is None
+    weights = run.work / "yolov8n-akconv-train/weights/best.pt"
+    weights.parent.mkdir(parents=True)
+    YOLO(models.AKCONV).save(weights)
+    network, learned = models.network_of(run, models.AKCONV, 32)
+    assert trainings.trained(run, models.AKCONV) == weights and learned
+    assert any(isinstance(layer, AKConv) for layer in network.modules())
+    assert trainings.trained(run, models.PLAIN) is None
+
+
+def test_what_does_not_fit_into_the_memory_is_left_out_and_no_failure(tmp_path):
+    def too_large():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    run = a_run(tmp_path)
+    assert run.part("steps in turn", too_large, batch=128) == {} and run.failures == 0
+    (fact,) = read_facts(tmp_path)
+    assert "memory of the card" in fact["left_out"] and "failed" not in fact
+
+
 def test_the_tables_hold_ratios_to_what_was_measured_beside():
     step = {"step": "model", "path": None, "deterministic": True, "published": False}
     facts = [
@@ -107,6 +146,12 @@ def test_the_tables_hold_ratios_to_what_was_measured_beside():
         for peer, ms in (("conv 3x3", 1.0), ("akconv kernels", 1.5)):
             times = {"forward ms": ms * factor, "training ms": 2 * ms * factor}
             facts.append({"step": "layers", "what": "layer", "layer": layer, "peer": peer, **times})
+            kind, _, path = ("conv 3x3", "", "") if peer == "conv 3x3" else peer.partition(" ")
+            busy = {"layer": layer, "kind": kind, "path": path or None, "busy ms": 3 * ms * factor}
+            facts.append({"step": "layers", "what": "layer busy", **busy})
+    turn = {"plain ms": 50.0, "akconv ms": 60.0, "low ms": 58.0, "high ms": 63.0, "x plain": 1.19}
+    turn |= {"plain busy ms": 10.0, "akconv busy ms": 11.5}
+    facts.append({"step": "model", "what": "steps in turn", "batch": 16, **turn})
     for model, ms in (("yolov8n.yaml", 100.0), ("yolov8n-akconv.yaml", 108.0)):
         facts.append({**step, "what": "training step", "model": model, "ms": ms, "peak MB": 1000.0})
         facts.append({**step, "what": "busy", "model": model, "busy ms": ms / 2, "kernels": 7})
@@ -118,7 +163,8 @@ def test_the_tables_hold_ratios_to_what_was_measured_beside():
     text = tables(facts)
     assert text.startswith("- failed: onnx onnx: RuntimeError: no provider\n- left out: move: no time\n")
     assert "| kernels | float16 | 5e-04 | 2e-04 | 3e-04 |" in text
-    assert "| akconv kernels | 1.500 / 3.000 | 4.500 / 9.000 | 6.000 / 12.000 | 1.50 / 1.50 |" in text
+    assert "| akconv kernels | 1.500 / 3.000 | 4.500 / 9.000 | 6.000 / 12.000 | 1.50 / 1.50 | 18.00 | 1.50 |" in text
+    assert "| 16 | 50.00 | 60.00 | 58.0 to 63.0 | 1.19 | 1.15 |" in text
     assert "| yolov8n-akconv.yaml | chosen | True | 108.00 | 1.08 | 54.00 | 1.08 | 7 | 1000.00 | 1.0000 |" in text
     assert text.endswith("- half outputs: boxes 0.01\n")
 
@@ -178,8 +224,8 @@ def test_a_training_step_on_a_card_counts_the_peak_after_the_first_runs(card):
 
 def test_busy_time_counts_kernels_and_neither_annotations_nor_the_cpu(card, monkeypatch):
     def event(name, where, us, annotation=False):
-        span = types.SimpleNamespace(elapsed_us=lambda: us)
-        return types.SimpleNamespace(device_type=where, name=name, time_range=span, is_user_annotation=annotation)
+        span = SimpleNamespace(elapsed_us=lambda: us)
+        return SimpleNamespace(device_type=where, name=name, time_range=span, is_user_annotation=annotation)
 
     kind = torch.autograd.DeviceType
     events = [event("gemm", kind.CUDA, 1500), event("void k<{lambda()#1}>", kind.CUDA, 500)]
@@ -206,7 +252,7 @@ def test_a_card_with_too_little_memory_leaves_the_large_batch_out(card, tmp_path
 
 
 def test_what_cuda_says_of_a_card_is_told(card, monkeypatch):
-    about = types.SimpleNamespace(name="H100", major=9, minor=0, multi_processor_count=132)
+    about = SimpleNamespace(name="H100", major=9, minor=0, multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
     assert exactness._card(GPU) == {

@@ -24,14 +24,14 @@ def published(gold, prefix=""):
 
 
 @paths
-def test_outputs_and_every_gradient_are_the_published_ones(path):
+def test_outputs_and_every_gradient_are_the_published_ones(path, device):
     with using_path(path):
         for file in GOLDEN:
-            compare_with_published(load(file))
+            compare_with_published(load(file, device))
 
 
 def compare_with_published(gold):
-    layer = AKConv(3, 4, gold["num_param"], gold["stride"]).double()
+    layer = AKConv(3, 4, gold["num_param"], gold["stride"]).to(gold["x"])
     # The golden module is a bare torch BatchNorm; the host sets its own eps and momentum on whole models only.
     layer.load_state_dict(published(gold), strict=True)
     torch.testing.assert_close(layer.eval()(gold["x"]), gold["out_eval"], **EXACT)

@@ -60,7 +60,7 @@ class Peer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: (B, C1, H, W) -> (B, C2, h, w)."""
         samples = self.resampler(x, self.layer.offsets(x), self.layer.points, self.layer.stride)
-        return self.layer.conv(samples)
+        return self.layer.conv(samples.to(x.dtype))  # positions in float32 have made them float32
 
 
 class DeformPeer(nn.Module):

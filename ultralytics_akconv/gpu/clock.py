@@ -13,7 +13,7 @@ from ultralytics_akconv.benchmark.timing import Timing, interleave, summary, syn
 
 _CACHE = 2**28  # bytes written between two runs, more than the last cache of any card
 _SPANS = ("Optimizer.", "ProfilerStep")  # what PyTorch annotates by itself
-_AHEAD = 3.0  # ms of such writing that the card is given first, so that it never waits for the launches of a run
+_AHEAD = 12.0  # ms of such writing that the card is given first, so that it never waits for the launches of a run
 
 
 def milliseconds(

@@ -6,6 +6,8 @@ from __future__ import annotations
 import copy
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,8 +19,18 @@ from ultralytics_akconv.benchmark.exports import benchmark_exports
 from ultralytics_akconv.gpu.clock import milliseconds
 from ultralytics_akconv.gpu.facts import Run
 from ultralytics_akconv.gpu.models import AKCONV, PLAIN, settled
-from ultralytics_akconv.gpu.trainings import yolo_train
+from ultralytics_akconv.gpu.trainings import trained, yolo_train
 from ultralytics_akconv.modules import AKConv
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Let cuDNN compute float32 in all its bits; PyTorch leaves it 10, which a model without training multiplies."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def compiled(run: Run) -> None:
@@ -26,9 +38,9 @@ def compiled(run: Run) -> None:
 
     A tiny run traces one layer and compiles no code: on a CPU that takes minutes.
     """
-    run.part("compiled layer", lambda: _compiled(run, "layer"), 10)
-    if not run.tiny:
-        for model in (AKCONV, PLAIN):
+    with _whole_float32():
+        run.part("compiled layer", lambda: _compiled(run, "layer"), 10)
+        for model in () if run.tiny else (AKCONV, PLAIN):
             run.part("compiled model", lambda model=model: _compiled(run, model), 30, model=model)
     if "compile" not in DEFAULT_CFG_DICT:
         run.say(what="yolo train compile=True", left_out="this Ultralytics has no such argument")
@@ -63,7 +75,7 @@ def _difference(found: Any, wanted: Any) -> float:
     """Return the largest difference of outputs relative to the span of what is wanted.
 
     Raises:
-        ArithmeticError: If it is a hundredth or more, or no number; a card may compute float32 in 10 bits.
+        ArithmeticError: If it is a hundredth or more, or no number.
     """
     found, wanted = (out[0] if isinstance(out, (tuple, list)) else out for out in (found, wanted))
     error = float((found - wanted).abs().max() / (wanted.max() - wanted.min()))
@@ -86,7 +98,8 @@ def _batch(run: Run, model: str) -> dict[str, Any]:
 
 def moved(run: Run) -> None:
     """Tell whether a model computes the same after it was moved, copied and pickled: what it keeps must move too."""
-    run.part("to and from the CPU", lambda: _moved(run), 5)
+    with _whole_float32():
+        run.part("to and from the CPU", lambda: _moved(run), 5)
 
 
 def _moved(run: Run) -> dict[str, Any]:
@@ -118,9 +131,11 @@ def onnx(run: Run) -> None:
 
 
 def _exported(run: Run, format_: str, half: bool) -> dict[str, Any]:
-    """Export, load and compare by the host."""
+    """Export, load and compare by the host, as trained if it is."""
     side, repeats = (64, 1) if run.tiny else (320, 20)
-    row = benchmark_exports([format_], AKCONV, side, repeats, str(run.device), half).rows[0]
+    weights = trained(run, AKCONV)
+    row = benchmark_exports([format_], str(weights or AKCONV), side, repeats, str(run.device), half).rows[0]
     if row["works"] != "yes":
         raise RuntimeError(row["works"])
-    return {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+    figures = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+    return {"trained": weights is not None, **figures}

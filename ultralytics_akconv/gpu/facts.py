@@ -85,6 +85,9 @@ class Run:
             return {}
         try:
             facts = call()
+        except torch.cuda.OutOfMemoryError:
+            self.say(what=what, **about, left_out="it does not fit into the memory of the card")
+            return {}
         except Exception as error:  # what fails is a fact like any other
             self.failures += 1
             self.say(what=what, **about, failed=reason(error))

@@ -17,8 +17,8 @@ _CONV = "conv 3x3"
 
 def tables(facts: list[dict[str, Any]]) -> str:
     """Return Markdown: what failed, the machine, errors, layers, sampling, the model, and a line for other facts."""
-    parts = [_failures(facts), _machine(facts), _errors(facts), _layers(facts), _sampling(facts), _model(facts)]
-    parts += [_rest(facts)]
+    parts = [_failures(facts), _machine(facts), _errors(facts), _layers(facts), _sampling(facts)]
+    parts += [_in_turn(facts), _model(facts), _rest(facts)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -66,7 +66,10 @@ def _figure(value: Any) -> Any:
 
 
 def _layers(facts: list[dict[str, Any]]) -> str:
-    """Return a line a peer: its times on each layer, forward / training, the sums of all six, and x Conv."""
+    """Return a line a peer: its times on each layer, forward / training, the sums of all six, and x Conv.
+
+    A profiler has told besides how long the card was at work for a training step of all six.
+    """
     measured = _of(facts, "layer")
     names = _unique(fact["layer"] for fact in measured)
     rows = []
@@ -74,14 +77,22 @@ def _layers(facts: list[dict[str, Any]]) -> str:
         own = {fact["layer"]: fact for fact in measured if fact["peer"] == peer}
         row: dict[str, Any] = {"peer": peer}
         row |= {name: _two(own[name]) if name in own else None for name in names}
-        row["all"] = row["x conv"] = None  # of all layers only
+        row |= dict.fromkeys(("all", "x conv", "busy", "x conv, busy"))  # of all layers only
         conv = [fact for fact in measured if fact["peer"] == _CONV]
         if len(own) == len(conv) == len(names):
             sums = {key: sum(fact[key] for fact in own.values()) for key in ("forward ms", "training ms")}
             row["all"] = _two(sums)
             row["x conv"] = " / ".join(f"{sums[key] / sum(fact[key] for fact in conv):.2f}" for key in sums)
+            row["busy"] = _busy(facts, peer)
+            row["x conv, busy"] = _quotient(row["busy"], _busy(facts, _CONV))
         rows.append(row)
     return f"Layers, ms, forward / forward and backward:\n\n{markdown(rows)}" if rows else ""
+
+
+def _busy(facts: list[dict[str, Any]], peer: str) -> float | None:
+    """Return the milliseconds at work of a peer on all layers."""
+    own = [fact for fact in _of(facts, "layer busy") if peer == " ".join(filter(None, (fact["kind"], fact["path"])))]
+    return round(sum(fact["busy ms"] for fact in own), 3) if own else None
 
 
 def _two(fact: dict[str, Any]) -> str:
@@ -94,6 +105,16 @@ def _sampling(facts: list[dict[str, Any]]) -> str:
     keys = ("layer", "path", "forward ms", "forward GB/s", "backward ms", "backward GB/s")
     rows = [{key: fact[key] for key in keys} for fact in _of(facts, "sampling")]
     return f"Sampling alone:\n\n{markdown(rows)}" if rows else ""
+
+
+def _in_turn(facts: list[dict[str, Any]]) -> str:
+    """Return the training steps of the two models that took turns, a line a batch."""
+    rows = []
+    for fact in _of(facts, "steps in turn"):
+        row = {"batch": fact["batch"], "plain ms": fact["plain ms"], "akconv ms": fact["akconv ms"]}
+        row |= {"quartiles": f"{fact['low ms']} to {fact['high ms']}", "x plain": fact["x plain"]}
+        rows.append({**row, "x plain, busy": _quotient(fact["akconv busy ms"], fact["plain busy ms"])})
+    return f"Training step, plain and AKConv in turn:\n\n{markdown(rows)}" if rows else ""
 
 
 def _model(facts: list[dict[str, Any]]) -> str:
@@ -116,7 +137,12 @@ def _model(facts: list[dict[str, Any]]) -> str:
 
 def _ratio(fact: dict[str, Any], plain: dict[str, Any], key: str) -> float | None:
     """Return a ratio, None where one of the two was not measured."""
-    return round(fact[key] / plain[key], 3) if fact.get(key) and plain.get(key) else None
+    return _quotient(fact.get(key), plain.get(key))
+
+
+def _quotient(ours: float | None, plain: float | None) -> float | None:
+    """Return one figure by the other, None where one of them is missing or 0."""
+    return round(ours / plain, 3) if ours and plain else None
 
 
 def _rest(facts: list[dict[str, Any]]) -> str:
