@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ultralytics_akconv.functional.remembering import remembered
-from ultralytics_akconv.functional.tracing import is_exported
 from ultralytics_akconv.shapes import Points
 
 BORDERS = ("paper", "clamp", "zeros")
@@ -46,12 +45,12 @@ def position_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def constants_device(device: torch.device) -> torch.device:
-    """Return where to make tensors of numbers alone that `device` needs: in a trace for an exporter, on the CPU.
+    """Return where to make the tensors of numbers alone that are needed on a device: in a trace, on the CPU.
 
-    An exporter to ONNX works out what is constant: what is made of numbers where the trace makes it, what is made of
-    sizes on the CPU, and on a GPU it fails over the two.
+    The exporter to ONNX works out what is constant, what is made of numbers on the device that the trace has for it
+    and what is made of sizes on the CPU. On a GPU it failed over the two.
     """
-    return torch.device("cpu") if is_exported() else device
+    return torch.device("cpu") if torch.jit.is_tracing() else device
 
 
 def base_positions(points: Points, stride: int, h: int, w: int, dtype: torch.dtype, device: torch.device) -> Base:
