@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
+from conftest import traced_to_onnx
 from sample_forms import case
 from torch.overrides import TorchFunctionMode
 
@@ -19,15 +20,17 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 BETWEEN_PIXELS = sampling_points(5, "ring", "center")
 
 
-def test_in_a_trace_what_is_made_of_numbers_is_made_on_the_cpu():
-    asked = [taps.constants_device(GPU)]
+def test_in_an_export_to_onnx_what_is_made_of_numbers_is_made_on_the_cpu():
+    class Asking(torch.nn.Module):
+        def forward(self, x):
+            asked.append(taps.constants_device(GPU))
+            return x + 1
 
-    def traced(x):
-        asked.append(taps.constants_device(GPU))
-        return x + 1
-
-    torch.jit.trace(traced, torch.ones(1), check_trace=False)
-    assert asked == [GPU, CPU]
+    asked = []
+    Asking()(torch.ones(1))
+    torch.jit.trace(Asking(), torch.ones(1), check_trace=False)
+    traced_to_onnx(Asking(), torch.ones(1), opset=17)
+    assert asked[:2] == [GPU, GPU] and set(asked[2:]) == {CPU}
 
 
 @pytest.mark.parametrize("form", ["flat", "gather", "grid", "lookup", "outer", "outer-fixed"])

@@ -112,6 +112,10 @@ def test_half_precision_that_costs_more_of_the_score_than_it_may_is_an_error(tmp
     monkeypatch.setattr(models, "settled", lambda model, side: torch.nn.Identity())
     with pytest.raises(ArithmeticError, match=r"half precision costs 0\.06.* of mAP50, 0\.05 are allowed"):
         models._half_validation(a_run(tmp_path))
+    scores = iter((0.09, 0.09))
+    monkeypatch.setattr(models, "network_of", lambda run, model, side: (torch.nn.Identity(), True))
+    with pytest.raises(ArithmeticError, match="the trained model finds too little"):
+        models._half_validation(a_run(tmp_path, tiny=False))
 
 
 def test_a_model_that_was_trained_before_is_taken_in_place_of_a_settled_one(tmp_path):
@@ -126,14 +130,16 @@ def test_a_model_that_was_trained_before_is_taken_in_place_of_a_settled_one(tmp_
     assert trainings.trained(run, models.PLAIN) is None
 
 
-def test_what_does_not_fit_into_the_memory_is_left_out_and_no_failure(tmp_path):
+def test_what_may_not_fit_into_the_memory_is_left_out_and_the_rest_has_failed(tmp_path):
     def too_large():
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     run = a_run(tmp_path)
-    assert run.part("steps in turn", too_large, batch=128) == {} and run.failures == 0
-    (fact,) = read_facts(tmp_path)
-    assert "memory of the card" in fact["left_out"] and "failed" not in fact
+    assert run.part("steps in turn", too_large, may_not_fit=True, batch=128) == {} and run.failures == 0
+    assert run.part("error", too_large) == {} and run.failures == 1
+    left_out, failed = read_facts(tmp_path)
+    assert "memory of the card" in left_out["left_out"] and "failed" not in left_out
+    assert "CUDA out of memory" in failed["failed"]
 
 
 def test_the_tables_hold_ratios_to_what_was_measured_beside():

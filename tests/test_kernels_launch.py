@@ -12,8 +12,9 @@ from sample_forms import case, needs_triton, passed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ultralytics_akconv import resample, sampling_points
-from ultralytics_akconv.functional import BORDERS, using_path
+from ultralytics_akconv.functional import using_path
 from ultralytics_akconv.functional.kernels import KernelSamples, samples
+from ultralytics_akconv.functional.kernels.samples import check_cells
 
 pytestmark = needs_triton
 
@@ -142,21 +143,37 @@ def test_the_operators_say_what_they_make_without_memory():
         assert (ours.shape, ours.dtype, ours.stride()) == (other.shape, other.dtype, other.stride())
 
 
-@pytest.mark.parametrize("border", BORDERS)
-def test_all_memory_is_written_before_it_is_read(monkeypatch, border):
-    """Under deterministic algorithms PyTorch fills new memory with NaN."""
+def test_deterministic_algorithms_do_not_fill_what_the_programs_write_and_fill_the_rest(monkeypatch):
+    """Ultralytics up to 8.4 trains with them and leaves the filling on; the newest switch it off by themselves."""
     if not hasattr(torch.utils, "deterministic"):
         pytest.skip(f"torch {torch.__version__} fills no new memory")
-    x, offset = case((1, 3, 3, 4), stride=2, spread=6)
-    expected = passed("kernels", x, offset, sampling_points(5), 2, border)
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    torch.use_deterministic_algorithms(True)
+    settings, made, empty = torch.utils.deterministic, [], torch.empty
+    monkeypatch.setattr(settings, "fill_uninitialized_memory", True)
+
+    def noted(*arguments, **options):
+        made.append(settings.fill_uninitialized_memory)
+        return empty(*arguments, **options)
+
+    x, offset = case((1, 3, 3, 4), stride=2)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        assert torch.empty(1).isnan().all()
-        found = passed("kernels", x, offset, sampling_points(5), 2, border)
+        with mock.patch.object(torch, "empty", noted):
+            passed("kernels", x, offset, sampling_points(5), 2, "paper")
+        assert made == [False] * 4 and settings.fill_uninitialized_memory is True
+        assert empty(1).isnan().all()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(map(torch.equal, found, expected)) and not any(tensor.isnan().any() for tensor in found)
+
+
+@pytest.mark.parametrize("cell", [-1, 12])
+def test_a_sample_on_no_pixel_is_an_error_before_anything_is_written_there(cell):
+    x, offset = case((1, 3, 3, 4), stride=2, dtype=torch.float32)
+    arguments = torch.randn(1, 3, 10, 2), x, offset, sampling_points(5), 2
+    check_cells(*arguments)
+    found = None, torch.tensor([0, cell, 11], dtype=torch.int32), None
+    wrong = pytest.raises(ArithmeticError, match=f"on pixels {min(cell, 0)} to {max(cell, 11)} of 12")
+    with mock.patch.object(samples, "_sample_gradient", return_value=found), wrong:
+        check_cells(*arguments)
 
 
 def test_a_mode_sees_operators_and_else_the_functions_are_called_at_once():
@@ -174,7 +191,7 @@ def test_a_mode_sees_operators_and_else_the_functions_are_called_at_once():
     assert all(map(torch.equal, under, alone))
     own = [name.partition("::")[2] for name in seen if name.startswith("ultralytics_akconv::")]
     assert own == ["sample", "sample_gradient", "pixel_gradient"]
-    with mock.patch.object(torch.ops.ultralytics_akconv, "sample", side_effect=AssertionError):
+    with mock.patch.multiple(torch.ops.ultralytics_akconv, **dict.fromkeys(own, mock.Mock(side_effect=AssertionError))):
         passed("kernels", x, offset, sampling_points(5), 2, "paper")
 
 

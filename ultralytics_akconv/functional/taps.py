@@ -45,12 +45,13 @@ def position_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def constants_device(device: torch.device) -> torch.device:
-    """Return where to make the tensors of numbers alone that are needed on a device: in a trace, on the CPU.
+    """Return where to make the tensors of numbers alone that are needed on a device: in an export to ONNX, on the CPU.
 
-    The exporter to ONNX works out what is constant, what is made of numbers on the device that the trace has for it
-    and what is made of sizes on the CPU. On a GPU it failed over the two.
+    Its exporter works out what is constant, what is made of numbers on the device that the trace has for it and what is
+    made of sizes on the CPU. On a GPU it failed over the two.
     """
-    return torch.device("cpu") if torch.jit.is_tracing() else device
+    onnx = torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()  # a compiler needs to know of the first alone
+    return torch.device("cpu") if onnx else device
 
 
 def base_positions(points: Points, stride: int, h: int, w: int, dtype: torch.dtype, device: torch.device) -> Base:

@@ -24,8 +24,8 @@ def milliseconds(
         return interleave(peers, device, rounds, warmup)
     cache = torch.empty(_CACHE, dtype=torch.int8, device=device)
     times: dict[str, list[float]] = {name: [] for name in peers}
-    cache.zero_()  # the first launch takes longer
-    fills = max(1, math.ceil(_AHEAD / _elapsed(cache.zero_, lambda: None)))
+    fill = min(_elapsed(cache.zero_, lambda: None) for _ in range(5))  # a slow one would leave no head start
+    fills = max(1, math.ceil(_AHEAD / fill))
     for turn in range(warmup + rounds):
         for name, run in peers.items():
             taken = _elapsed(run, lambda: [cache.zero_() for _ in range(fills)])
@@ -73,6 +73,11 @@ def _is_kernel(event: Any) -> bool:
     return on_card and not getattr(event, "is_user_annotation", False) and not event.name.startswith(_SPANS)
 
 
+def rounds_in(seconds: float, once: float, most: int) -> int:
+    """Return how many rounds of `once` milliseconds fit into some seconds: one at least, and so many at most."""
+    return max(1, min(most, int(1e3 * seconds / once)))
+
+
 def step_times(
     run: Callable[[], object], device: torch.device, repeats: int, warmup: int, seconds: float = 8.0
 ) -> dict[str, float]:
@@ -83,7 +88,7 @@ def step_times(
     run()  # compiles what has to be
     if repeats > 1:
         once = interleave({"step": run}, device, 1, 0)["step"].median
-        repeats = max(1, min(repeats, int(1e3 * seconds / once)))
+        repeats = rounds_in(seconds, once, repeats)
     for _ in range(min(warmup, repeats)):
         run()
     if device.type == "cuda":

@@ -38,10 +38,9 @@ def compiled(run: Run) -> None:
 
     A tiny run traces one layer and compiles no code: on a CPU that takes minutes.
     """
-    with _whole_float32():
-        run.part("compiled layer", lambda: _compiled(run, "layer"), 10)
-        for model in () if run.tiny else (AKCONV, PLAIN):
-            run.part("compiled model", lambda model=model: _compiled(run, model), 30, model=model)
+    run.part("compiled layer", lambda: _compiled(run, "layer"), 10)
+    for model in () if run.tiny else (AKCONV, PLAIN):
+        run.part("compiled model", lambda model=model: _compiled(run, model), 30, model=model)
     if "compile" not in DEFAULT_CFG_DICT:
         run.say(what="yolo train compile=True", left_out="this Ultralytics has no such argument")
     elif not run.tiny:
@@ -57,12 +56,13 @@ def _compiled(run: Run, model: str) -> dict[str, Any]:
     x = torch.rand(1, 16 if layer else 3, side, side, device=run.device).to(memory_format=torch.channels_last)
     start = time.monotonic()
     fast = torch.compile(network, backend="aot_eager" if run.tiny else "inductor")
-    with torch.no_grad():
-        differ = [_difference(fast(x), network(x))]
-    if layer:
-        x = x.requires_grad_()
-        found, wanted = (torch.autograd.grad(call(x).square().sum(), x)[0] for call in (fast, network))
-        differ.append(_difference(found, wanted))
+    with _whole_float32():
+        with torch.no_grad():
+            differ = [_difference(fast(x), network(x))]
+        if layer:
+            x = x.requires_grad_()
+            found, wanted = (torch.autograd.grad(call(x).square().sum(), x)[0] for call in (fast, network))
+            differ.append(_difference(found, wanted))
     seconds = time.monotonic() - start
     with torch.no_grad():
         peers = {"eager ms": lambda: network(x), "compiled ms": lambda: fast(x)}

@@ -71,13 +71,21 @@ class Run:
         """Write a fact."""
         write_fact(self.output, step=self.step, **fact)
 
-    def part(self, what: str, call: Callable[[], dict[str, Any]], seconds: float = 1.0, **about: Any) -> dict[str, Any]:
+    def part(
+        self,
+        what: str,
+        call: Callable[[], dict[str, Any]],
+        seconds: float = 1.0,
+        may_not_fit: bool = False,
+        **about: Any,
+    ) -> dict[str, Any]:
         """Write what a part of the step returns, or why it failed or was left out; the next part runs in any case.
 
         Args:
             what: Name of the part.
             call: Returns the facts.
             seconds: What has to be left for it.
+            may_not_fit: Whether it is left out, and has not failed, where the memory of the card is too small for it.
             about: Facts that are known before.
         """
         if self.left < seconds:
@@ -85,10 +93,10 @@ class Run:
             return {}
         try:
             facts = call()
-        except torch.cuda.OutOfMemoryError:
-            self.say(what=what, **about, left_out="it does not fit into the memory of the card")
-            return {}
         except Exception as error:  # what fails is a fact like any other
+            if may_not_fit and isinstance(error, torch.cuda.OutOfMemoryError):
+                self.say(what=what, **about, left_out="it does not fit into the memory of the card")
+                return {}
             self.failures += 1
             self.say(what=what, **about, failed=reason(error))
             return {}

@@ -32,7 +32,14 @@ def layers(run: Run) -> None:
         setting = Setting(size, 5, batch, run.device, dtype, "channels_last")
         ours = {f"akconv {path}": ("akconv", path) for path in paths()}
         for peer, (kind, path) in {"conv 3x3": ("conv 3x3", None), **ours, **{k: (k, None) for k in _OTHERS}}.items():
-            run.part("layer", lambda k=kind, p=path, s=setting: _layer(run, k, p, s, rounds), 4, layer=name, peer=peer)
+            run.part(
+                "layer",
+                lambda k=kind, p=path, s=setting: _layer(run, k, p, s, rounds),
+                4,
+                may_not_fit=not peer.startswith(("conv", "akconv kernels")),
+                layer=name,
+                peer=peer,
+            )
         case = Case((batch, size.in_channels, size.side, size.side))
         for path in paths():
             run.part("sampling", lambda c=case, p=path: _sampling(run, c, p, rounds), 4, layer=name, path=path)

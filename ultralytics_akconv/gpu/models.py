@@ -22,7 +22,7 @@ from ultralytics_akconv.benchmark.peers import naive_samples
 from ultralytics_akconv.benchmark.timing import interleave
 from ultralytics_akconv.conversion.distillation import gradient_scaler
 from ultralytics_akconv.functional.paths import using_path
-from ultralytics_akconv.gpu.clock import busy_milliseconds, step_times
+from ultralytics_akconv.gpu.clock import busy_milliseconds, rounds_in, step_times
 from ultralytics_akconv.gpu.exactness import paths
 from ultralytics_akconv.gpu.facts import Run
 from ultralytics_akconv.gpu.trainings import mini_dataset, trained
@@ -30,7 +30,9 @@ from ultralytics_akconv.gpu.trainings import mini_dataset, trained
 PLAIN, AKCONV = "yolov8n.yaml", "yolov8n-akconv.yaml"
 _BATCH = 16
 _BOXES = 8  # an image
+_SECONDS = 10.0  # for the steps of a batch in turn
 _HALF = 0.05  # mAP50 that half precision may cost; eight images have few boxes
+_LEARNED = 0.1  # mAP50 that a trained model has at least
 
 
 class Variant(NamedTuple):
@@ -49,7 +51,7 @@ def steps(run: Run) -> None:
     host's default; without it, atomic additions are allowed.
     """
     for batch in (2,) if run.tiny else (_BATCH, 64, 128):
-        run.part("steps in turn", lambda batch=batch: _in_turn(run, batch), 8, batch=batch)
+        run.part("steps in turn", lambda batch=batch: _in_turn(run, batch), 8, may_not_fit=True, batch=batch)
         _let_go(run)
     variants = [Variant(PLAIN, None, True), Variant(AKCONV, None, True), Variant(PLAIN, None, False)]
     variants += [Variant(AKCONV, None, False), *(Variant(AKCONV, path, True) for path in paths())]
@@ -72,10 +74,12 @@ def _let_go(run: Run) -> None:
 
 
 def _in_turn(run: Run, batch: int) -> dict[str, Any]:
-    """Return the times of a training step of both models, which take turns, and the ratio within the rounds."""
+    """Return the times of a training step of both models, which take turns, and the median of the rounds' ratios."""
     init_seeds(0, deterministic=True)
     peers = {model: training_step(run, Variant(model, None, True), batch) for model in (PLAIN, AKCONV)}
-    plain, ours = interleave(peers, run.device, *((1, 0) if run.tiny else (20, 5))).values()
+    if not run.tiny:
+        once = sum(timing.median for timing in interleave(peers, run.device, 1, 2).values())
+    plain, ours = interleave(peers, run.device, *((1, 0) if run.tiny else (rounds_in(_SECONDS, once, 20), 3))).values()
     facts = {"plain ms": plain.median, "akconv ms": ours.median, "low ms": ours.low, "high ms": ours.high}
     busy = {name: busy_milliseconds(peers[model], run.device) for name, model in (("plain", PLAIN), ("akconv", AKCONV))}
     facts |= {f"{name} {key}": value for name, told in busy.items() for key, value in told.items()}
@@ -169,7 +173,7 @@ def _half_validation(run: Run) -> dict[str, Any]:
     """Validate by the host on the bundled images, in half precision and not; a CPU does it in float32 both times.
 
     Raises:
-        ArithmeticError: If half precision costs more of the score than it may.
+        ArithmeticError: If half precision costs more of the score than it may, or a trained model has no score to lose.
     """
     precision = {"quantize": 16} if "quantize" in DEFAULT_CFG_DICT else {"half": True}
     side = 64 if run.tiny else 320
@@ -181,6 +185,8 @@ def _half_validation(run: Run) -> dict[str, Any]:
         model.model, learned = network_of(run, AKCONV, side)
         metrics = model.val(**settings, **extra)
         found[name] = {"mAP50": round(float(metrics.box.map50), 4), "ms": round(metrics.speed["inference"], 2)}
+    if learned and not run.tiny and not found["float32"]["mAP50"] > _LEARNED:
+        raise ArithmeticError(f"the trained model finds too little to tell what half precision costs: {found}")
     lost = found["float32"]["mAP50"] - found["half"]["mAP50"]
     if not lost <= _HALF:
         raise ArithmeticError(f"half precision costs {lost} of mAP50, {_HALF} are allowed: {found}")

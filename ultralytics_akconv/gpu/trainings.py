@@ -27,7 +27,7 @@ def train(run: Run) -> None:
     The host looks for the weights of its AMP check in the net, where it is offline it trains under AMP without it.
     """
     for model in ("yolov8n-akconv.yaml",) if run.tiny else ("yolov8n-akconv.yaml", "yolov8n.yaml"):
-        run.part("yolo train", lambda model=model: yolo_train(run, model), 20, model=model)
+        run.part("yolo train", lambda model=model: yolo_train(run, model), 45, model=model)
 
 
 def trained(run: Run, model: str) -> Path | None:

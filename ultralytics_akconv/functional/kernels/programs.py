@@ -20,7 +20,7 @@ PAPER, CLAMP, ZEROS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # in th
 REACH = tl.constexpr(2.0**22)  # as in taps.py
 # Compiled once whatever their values; the number of channels is what makes a load wide.
 _SIZES = ("stride", "h", "w", "height", "width", "ob", "ok", "oi", "oj")
-# What `pixel_gradient_program` may take; left to itself, the assembler takes 48 on some cards and spills four numbers.
+# What `pixel_gradient_program` may take; left to itself, the assembler takes 48 on some cards and spills what is left.
 REGISTERS = {"maxnreg": 64} if torch.version.hip is None else {}
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # as Triton has read it: programs run on a CPU, slowly
 
@@ -157,7 +157,7 @@ def _weighted(grad, weights, order, k, low, end, c, C: tl.constexpr, ACC: tl.con
     there = k < end
     sample = tl.load(order + k, mask=there, other=0)
     weight = tl.load(weights + 4 * sample + (k < low).to(tl.int32), mask=there, other=0.0)[:, None]
-    # The rows are loaded beside the weights and not by them: to wait for both in turn takes half as long again.
+    # The rows are loaded beside the weights and not by them: to wait for both in turn takes a fifth longer.
     g = tl.load(grad + sample[:, None] * C + c, mask=there[:, None] & (c < C), other=0.0).to(ACC)
     return tl.where(weight != 0, g * weight, 0.0)  # a weight of 0 times NaN or infinity would be none
 

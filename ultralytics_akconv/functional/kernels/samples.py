@@ -8,8 +8,9 @@ the launches and not for the GPU, and an operator in Python is a third of the ti
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -21,12 +22,36 @@ from ultralytics_akconv.functional.taps import BORDERS, position_dtype
 from ultralytics_akconv.shapes import Points
 
 KERNEL_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-# Values a program, of so many warps. A thread has eight: 16 bytes of a half. More of them, or fewer warps, need more
-# registers than leave the loads room to overlap.
+# Values a program, of so many warps. A thread has eight: 16 bytes of a half. With sixteen, the pixels would be a tenth
+# faster on an H200, but spill registers on older cards.
 _ROWS, _ROW_WARPS = 1024, 4
 _PIXELS, _PIXEL_WARPS = 512, 2
 _CHANNELS = 128
-_LONG = 64  # samples of a cell; an ordinary cell has one or two
+_LONG = 64  # samples of two cells side by side; ordinary ones have two or three
+_filling = threading.Lock()  # each GPU's backward pass is a thread
+
+
+def _empty(
+    shape: int | tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Return memory for what is about to be written, all of it.
+
+    Under deterministic algorithms, which the host trains with, PyTorch fills new memory with NaN before anybody writes
+    to it: a tenth of what a layer moves. Newer releases of the host switch that off; here it is, for these alone.
+    """
+    make = partial(torch.empty, shape, dtype=dtype, device=device, memory_format=memory_format)
+    settings = getattr(torch.utils, "deterministic", None)  # torch 2.1 does not fill
+    if settings is None or not (torch.are_deterministic_algorithms_enabled() and settings.fill_uninitialized_memory):
+        return make()
+    with _filling:
+        settings.fill_uninitialized_memory = False
+        try:
+            return make()
+        finally:
+            settings.fill_uninitialized_memory = True
 
 
 @cache
@@ -100,7 +125,7 @@ def _sample(x: Tensor, offset: Tensor, points: Sequence[float], stride: int, bor
     """Return the samples (B, C, h*N, w) of a channels_last map, channels_last as well."""
     (b, c), (h, w) = x.shape[:2], offset.shape[2:]
     size = (b, c, h * (len(points) // 2), w)
-    samples = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    samples = _empty(size, x.dtype, x.device, torch.channels_last)
     if samples.numel() and not x.is_meta:
         grid, arguments, constants = _settings(x, offset, points, stride, border)
         _launch("sample_program", grid, x, *arguments, samples, **constants)
@@ -123,9 +148,8 @@ def _sample_gradient(
     """
     count, pixels = grad.numel() // x.shape[1], len(x) * x.shape[2] * x.shape[3]
     grad_offset = torch.empty_like(offset) if by_offset else offset.new_empty(0)
-    cells_dtype = torch.int32 if pixels < 2**31 else torch.int64
-    cells = torch.empty(count if by_x else 0, dtype=cells_dtype, device=x.device)
-    weights = torch.empty((len(cells), 4), dtype=_accumulator(x, offset), device=x.device)
+    cells = _empty(count if by_x else 0, torch.int32 if pixels < 2**31 else torch.int64, x.device)
+    weights = _empty((len(cells), 4), _accumulator(x, offset), x.device)
     if grad.numel() and not x.is_meta:
         grid, arguments, constants = _settings(x, offset, points, stride, border)
         constants.update(BY_X=by_x, BY_OFFSET=by_offset)
@@ -136,7 +160,7 @@ def _sample_gradient(
 def _pixel_gradient(grad: Tensor, weights: Tensor, order: Tensor, starts: Tensor, like: Tensor) -> Tensor:
     """Return the gradient by the input, (B, C, H, W) channels_last in the dtype of `like`."""
     b, c, height, width = like.shape
-    pixels = torch.empty((b, c, height, width), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    pixels = _empty((b, c, height, width), like.dtype, like.device, torch.channels_last)
     if pixels.numel() and not like.is_meta:
         block_m, block_c = _blocks(_PIXELS, c)
         grid = b * -(-height * width // block_m), -(-c // block_c)
@@ -228,7 +252,18 @@ class KernelSamples(torch.autograd.Function):
 def _starts(cells: Tensor, x: Tensor) -> Tensor:
     """Return where the samples of each pixel of `x` begin among its sorted cells, (B * H * W + 1).
 
-    It is what a sparse matrix calls its row pointers, in one launch and without the pixels' numbers.
+    It is what a sparse matrix calls its row pointers, in one launch and without the pixels' numbers. Pixels in a row
+    that no sample has are written by one thread: many, where all samples have run off one side.
     """
     pixels = len(x) * x.shape[2] * x.shape[3]
     return torch._convert_indices_from_coo_to_csr(cells, pixels, out_int32=len(cells) < 2**31)
+
+
+def check_cells(grad: Tensor, x: Tensor, offset: Tensor, points: Points, stride: int) -> None:
+    """Raise an ArithmeticError if a sample belongs to no pixel there is: `_starts` would write where nothing is."""
+    x, grad = _channels_last(x), _channels_last(grad)
+    _, cells, _ = _sample_gradient(grad, x, offset, _flattened(points), stride, "paper", True, True)
+    pixels = len(x) * x.shape[2] * x.shape[3]
+    low, high = cells.min().item(), cells.max().item()
+    if not 0 <= low <= high < pixels:
+        raise ArithmeticError(f"samples lie on pixels {low} to {high} of {pixels}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ultralytics_akconv.functional.gather import gather_samples
-from ultralytics_akconv.functional.kernels.samples import KernelSamples
+from ultralytics_akconv.functional.kernels.samples import KernelSamples, check_cells
 from ultralytics_akconv.functional.taps import base_positions
 
 SWITCH = "ULTRALYTICS_AKCONV_KERNELS"
@@ -140,6 +140,7 @@ def _errors(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     wanted = _passed(gather_samples, x.double(), offset.double(), grad.double(), base, "paper")
     with torch.cuda.device(device if device.type == "cuda" else -1):  # in a fresh thread, the first is current
         x, offset, grad = (tensor.to(device) for tensor in (x, offset, grad))
+        check_cells(grad, x, offset, _POINTS, _STRIDE)
         found = [tensor.cpu() for tensor in _passed(KernelSamples.apply, x, offset, grad, _POINTS, _STRIDE, "paper")]
     names = ("samples", "input gradient", "offset gradient")
     return {name: relative_error(a, b).max().item() for name, a, b in zip(names, found, wanted)}
