@@ -3,7 +3,7 @@
 
 Operators and not mere launches, so that whatever gets between PyTorch and its calls sees them: counters, fake tensors,
 exporters. Where nothing does, the functions behind them are called at once: a training step of a small batch waits for
-the launches and not for the GPU, and an operator in Python is a third of the time that a launch takes.
+the launches and not for the GPU, and an operator in Python takes half as long as a launch.
 """
 
 from __future__ import annotations
