@@ -123,7 +123,7 @@ def test_a_model_that_was_trained_before_is_taken_in_place_of_a_settled_one(tmp_
     assert trainings.trained(run, models.AKCONV) is None
     weights = run.work / "yolov8n-akconv-train/weights/best.pt"
     weights.parent.mkdir(parents=True)
-    YOLO(models.AKCONV).save(weights)
+    torch.save({"model": YOLO(models.AKCONV).model, "train_args": {}}, weights)
     network, learned = models.network_of(run, models.AKCONV, 32)
     assert trainings.trained(run, models.AKCONV) == weights and learned
     assert any(isinstance(layer, AKConv) for layer in network.modules())
