@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ultralytics_akconv import resample, sampling_points
 from ultralytics_akconv.functional import using_path
-from ultralytics_akconv.functional.kernels import KernelSamples, samples
-from ultralytics_akconv.functional.kernels.samples import check_cells
+from ultralytics_akconv.functional.kernels import samples
+from ultralytics_akconv.functional.kernels.samples import KernelSamples, check_cells
 
 pytestmark = needs_triton
 
@@ -155,14 +155,16 @@ def test_deterministic_algorithms_do_not_fill_what_the_programs_write_and_fill_t
         return empty(*arguments, **options)
 
     x, offset = case((1, 3, 3, 4), stride=2)
+    expected = passed("kernels", x, offset, sampling_points(5), 2, "paper")
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with mock.patch.object(torch, "empty", noted):
-            passed("kernels", x, offset, sampling_points(5), 2, "paper")
+            found = passed("kernels", x, offset, sampling_points(5), 2, "paper")
         assert made == [False] * 4 and settings.fill_uninitialized_memory is True
         assert empty(1).isnan().all()
     finally:
         torch.use_deterministic_algorithms(False)
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("cell", [-1, 12])

@@ -7,7 +7,7 @@ import thop
 import torch
 import ultralytics.nn.tasks as tasks
 from conftest import TORCH, learned, yolov8_dict
-from sample_forms import GOLDEN, borders, load, paths
+from sample_forms import GOLDEN, borders, load, paths, skip_if_off_cpu
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from ultralytics.nn.modules.conv import Conv
@@ -25,6 +25,7 @@ def published(gold, prefix=""):
 
 @paths
 def test_outputs_and_every_gradient_are_the_published_ones(path, device):
+    skip_if_off_cpu(path, device)
     with using_path(path):
         for file in GOLDEN:
             compare_with_published(load(file, device))

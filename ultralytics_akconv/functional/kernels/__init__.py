@@ -5,7 +5,7 @@ Triton comes with PyTorch for CUDA on Linux. It is imported when the first kerne
 this package works without it.
 """
 
-from ultralytics_akconv.functional.kernels.samples import KERNEL_DTYPES, KernelSamples, kernel_samples
+from ultralytics_akconv.functional.kernels.samples import KERNEL_DTYPES, kernel_samples
 from ultralytics_akconv.functional.kernels.trust import KernelStatus, kernel_status
 
-__all__ = ("KERNEL_DTYPES", "KernelSamples", "KernelStatus", "kernel_samples", "kernel_status")
+__all__ = ("KERNEL_DTYPES", "KernelStatus", "kernel_samples", "kernel_status")
